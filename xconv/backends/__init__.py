@@ -1,0 +1,1 @@
+"""What runs the methods: one module per kind of array."""

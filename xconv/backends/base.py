@@ -1,0 +1,221 @@
+"""The contract of a backend, with every step written against the array API standard.
+
+A backend says which arrays are its own, lists the methods that run on them, and may replace any
+step by a faster one.  A minimal one is a subclass with `name` and `owns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import array_api_compat
+import numpy as np
+
+from ..arguments import dtype_name
+from ..errors import ArgumentTypeError, MemoryLimitError
+from ..layout import view
+from ..methods.base import Block, Method
+from ..methods.direct import Direct
+from ..methods.fft import FFT
+from ..methods.separable import Separable
+from ..problem import Problem
+
+__all__ = ["Backend", "refuse_masked"]
+
+Index = tuple[Any, ...]
+Parts = Iterator[tuple[Index, Any]]
+
+
+def refuse_masked(array: Any, subject: str) -> None:
+    if isinstance(array, np.ma.MaskedArray):
+        raise ArgumentTypeError(
+            f"{subject} is a masked array, whose mask would be lost; fill it first, e.g. with "
+            ".filled(0), and convolve the mask too if you want to normalise"
+        )
+
+
+class Backend:
+    """Runs methods on one kind of array."""
+
+    name: ClassVar[str] = ""
+    methods: ClassVar[tuple[Method, ...]] = (Direct(), FFT(), Separable())
+    rates: Mapping[str, float] = {}
+    """Units per second of one worker, by the names that the methods' Work uses."""
+    block_bytes = 1 << 22
+    """Scratch that a block should stay within to be fast."""
+
+    def owns(self, x: Any) -> bool:
+        """Whether arrays like `x` are this backend's."""
+        raise NotImplementedError
+
+    def unavailable(self) -> str | None:
+        """Why the backend cannot run on this machine and what to install; None if it can."""
+        return None
+
+    def version(self) -> str:
+        """What `xconv info` prints beside the name."""
+        return ""
+
+    # Arrays in and out.
+
+    def namespace(self, x: Any) -> Any:
+        """The array API namespace of `x`."""
+        return array_api_compat.array_namespace(x)
+
+    def accept(self, x: Any) -> Any:
+        """`x` as an array of this backend, refused with the reason if it cannot be one."""
+        return x
+
+    def workers(self) -> int:
+        """Threads used unless told."""
+        return 1
+
+    def accept_kernel(self, k: Any, x: Any) -> Any:
+        """`k` as an array of this backend, or a NumPy array that goes to the device of `x`."""
+        refuse_masked(k, "the kernel")
+        if isinstance(k, np.ndarray):
+            return k
+        if hasattr(k, "dtype") and self.owns(k) and self.namespace(k) is self.namespace(x):
+            return k
+        try:
+            return np.asarray(k)
+        except Exception as error:
+            raise ArgumentTypeError(
+                f"the kernel of type {type(k).__name__} cannot become an array beside x: {error}; "
+                "pass a NumPy array, a nested list of equal lengths, or an array like x"
+            ) from error
+
+    def weights(self, problem: Problem, kernel: Any, like: Any) -> Any:
+        """The kernel in correlation form, canonical (G, O, I, spatial...), ready to multiply."""
+        host = isinstance(kernel, np.ndarray)
+        xp = np if host else self.namespace(kernel)
+        weights = view(kernel, problem.k_axes, xp)
+        if problem.op == "convolve":
+            weights = xp.flip(weights, axis=tuple(range(3, 3 + problem.spatial)))
+        elif problem.k_dtype.startswith("complex"):
+            weights = xp.conj(weights)
+        if host:
+            weights = weights.astype(np.dtype(problem.dtype), copy=False)
+            return self.asarray(weights, problem.accumulator, like)
+        return self.convert(weights, problem.k_dtype, problem.dtype, problem.accumulator)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        """`x` on the host."""
+        if hasattr(x, "detach"):
+            x = x.detach().cpu().resolve_conj()
+        return np.asarray(x)
+
+    def asarray(self, values: np.ndarray, dtype: str, like: Any) -> Any:
+        """NumPy values as an array of this backend, on the device of `like`."""
+        xp = self.namespace(like)
+        values = np.array(values, dtype=np.dtype(dtype), order="C")
+        return xp.asarray(values, device=array_api_compat.device(like))
+
+    def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        """A new array on the device of `like`, in the memory order that suits it."""
+        xp = self.namespace(like)
+        try:
+            return xp.empty(shape, dtype=getattr(xp, dtype), device=array_api_compat.device(like))
+        except (MemoryError, RuntimeError) as error:
+            raise MemoryLimitError(
+                f"the result of shape {shape} and dtype {dtype} does not fit in memory; "
+                "use a larger stride, or convolve a part of the batch at a time"
+            ) from error
+
+    def check_out(self, out: Any, problem: Problem, x: Any) -> str | None:
+        """What is wrong with `out` besides its shape and dtype, or None."""
+        if not self.owns(out):
+            return f"is a {type(out).__module__}.{type(out).__name__}, not an array like x"
+        where, wanted = array_api_compat.device(out), array_api_compat.device(x)
+        return None if where == wanted else f"is on device {where} but x on {wanted}"
+
+    def dtype_of_out(self, out: Any) -> str:
+        return dtype_name(out.dtype, "out of dtype")
+
+    def overlaps(self, out: Any, x: Any) -> bool:
+        """Whether the two may share memory; True where it cannot be told."""
+        return True
+
+    def copy(self, x: Any) -> Any:
+        return self.namespace(x).asarray(x, copy=True)
+
+    # Steps of the methods.
+
+    def convert(self, x: Any, source: str, *targets: str) -> Any:
+        """`x` of dtype `source` converted to each target in turn; itself if there is none to do."""
+        xp = self.namespace(x)
+        for target in targets:
+            if target != source:
+                x, source = xp.astype(x, getattr(xp, target)), target
+        return x
+
+    def full(self, shape: tuple[int, ...], value: complex, dtype: str, like: Any) -> Any:
+        xp = self.namespace(like)
+        device = array_api_compat.device(like)
+        value = bool(value) if dtype == "bool" else value
+        return xp.full(shape, value, dtype=getattr(xp, dtype), device=device)
+
+    def assign(self, target: Any, index: Index, values: Any) -> Any:
+        """`target` with `values` written at the index; immutable arrays give a new one."""
+        target[index] = values
+        return target
+
+    def take(self, x: Any, index: np.ndarray, axis: int) -> Any:
+        xp = self.namespace(x)
+        return xp.take(x, xp.asarray(index, device=array_api_compat.device(x)), axis=axis)
+
+    def flip(self, x: Any, axes: tuple[int, ...]) -> Any:
+        return self.namespace(x).flip(x, axis=axes)
+
+    def reshape(self, x: Any, shape: tuple[int, ...]) -> Any:
+        return self.namespace(x).reshape(x, shape)
+
+    def expand(self, x: Any, axis: int) -> Any:
+        return self.namespace(x).expand_dims(x, axis=axis)
+
+    def weighted_sum(self, terms: Iterable[tuple[Any, Any]], dtype: str) -> Any:
+        """The sum of window * weight, one term after the other."""
+        total = None
+        for window, weight in terms:
+            if dtype == "bool":
+                product = window & weight
+                total = product if total is None else total | product
+            else:
+                product = window * weight
+                total = product if total is None else total + product
+        return total
+
+    def add(self, a: Any, b: Any) -> Any:
+        return a + b
+
+    def peak(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:
+        """Largest magnitude over the axes, NaN where one is NaN, on the host in float64."""
+        xp = self.namespace(x)
+        return self.to_numpy(xp.max(xp.abs(x), axis=axes)).astype(np.float64)
+
+    def transform(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...]) -> Any:
+        """Discrete Fourier transform of `x`, zero-padded to lengths `n`; half if `x` is real."""
+        xp = self.namespace(x)
+        real = xp.isdtype(x.dtype, "real floating")
+        return (xp.fft.rfftn if real else xp.fft.fftn)(x, s=n, axes=axes)
+
+    def inverse(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
+        """Inverse of `transform` to the dtype named."""
+        xp = self.namespace(x)
+        if dtype.startswith("complex"):
+            return xp.fft.ifftn(x, s=n, axes=axes)
+        return xp.fft.irfftn(x, s=n, axes=axes)
+
+    def cut_order(self, x: Any, problem: Problem) -> Sequence[int]:
+        """Axes of (batch..., G, spatial...), those to cut into blocks first at the front."""
+        return range(len(problem.batch) + 1 + problem.spatial)
+
+    def each(
+        self, one: Callable[[Block], Parts], blocks: Iterable[Block], y: Any, workers: int
+    ) -> Any:
+        """`y` with the parts of every block written to it."""
+        for block in blocks:
+            for index, values in one(block):
+                y = self.assign(y, index, values)
+        return y

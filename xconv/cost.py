@@ -1,0 +1,23 @@
+"""Work and rates → seconds: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .problem import Work
+
+__all__ = ["seconds"]
+
+
+def seconds(work: Work, rates: Mapping[str, float], workers: int) -> float:
+    """Predicted time of the work, in seconds, on a machine with these rates.
+
+    A rate is units per second of one worker; `rates["efficiency"]` is the share of a second,
+    third, ... worker that arrives as speed (1 would be a perfect speedup).
+
+    >>> seconds(Work((("direct", 4e9),)), {"direct": 1e9, "efficiency": 1.0}, workers=2)
+    2.0
+    """
+    speedup = 1 + (workers - 1) * rates.get("efficiency", 1.0)
+    shared = sum(amount / rates[name] for name, amount in work.amounts)
+    return shared / speedup + sum(amount / rates[name] for name, amount in work.serial)

@@ -1,0 +1,1 @@
+"""How a Problem is computed: one module per algorithm, written against a backend."""

@@ -1,0 +1,268 @@
+"""Convolution in the frequency domain, in tiles (overlap-save).
+
+A tile of n input elements per axis gives n - extent + 1 valid outputs; the kernel's spectrum for
+that n is kept by the plan.  Entries of a tile that the transform could spoil (NaN, inf, values
+whose sums would overflow or underflow) are computed directly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..problem import Problem, Work, itemsize
+from .base import Block, Limits, Method, blocks, cut, gather, gathered_bytes
+from .direct import correlate_block
+
+if TYPE_CHECKING:
+    from ..backends.base import Backend
+
+__all__ = ["FFT", "good_size", "safe_entries"]
+
+
+@lru_cache(4096)
+def good_size(least: int) -> int:
+    """The smallest size of at least `least` whose prime factors are 2, 3 and 5.
+
+    >>> good_size(121), good_size(128)
+    (125, 128)
+    """
+    best = 1 << max(least - 1, 0).bit_length()
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            two = three << max(-(-least // three) - 1, 0).bit_length()
+            best = min(best, two)
+            three *= 3
+        five *= 5
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiles:
+    transform: tuple[int, ...]
+    """Transform length per spatial axis."""
+    box: tuple[int, ...]
+    """Outputs of one tile per spatial axis."""
+    count: int
+    """Tiles of one image."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    tiles: _Tiles
+    spectrum: Any
+    weights: Any
+    magnitude: float
+    """Largest sum of absolute taps of any kernel."""
+
+
+class FFT(Method):
+    name = "fft"
+
+    def refuses(self, problem: Problem) -> str | None:
+        kind = np.dtype(problem.dtype).kind
+        if kind in "iub":
+            return f"{problem.dtype} is exact and a Fourier transform rounds"
+        return None
+
+    def examine(self, problem: Problem, kernel: np.ndarray) -> Any:
+        return magnitude(problem, kernel)
+
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        tiles = _choose(problem, limits)
+        points = math.prod(tiles.transform)
+        entries, tile_count = problem.entries, problem.entries * tiles.count
+        transforms = tile_count * (problem.inputs + problem.outputs)
+        real = np.dtype(problem.accumulator).kind == "f"
+        item = itemsize(problem.accumulator)
+        shape = self._shape(problem, tiles, limits, None)
+        runs = math.prod(
+            -(-n // s)
+            for n, s in zip((*problem.batch, problem.groups, *problem.output), shape, strict=True)
+        )
+        half = 1 if real else 4  # a complex transform is two real ones of twice the bytes
+        spectral = tile_count * problem.inputs * problem.outputs * points * half
+        kept = problem.groups * problem.outputs * problem.inputs * points * item
+        cached = "fft" if points * item <= 1 << 20 else "fft.large"
+        return Work(
+            amounts=(
+                (
+                    f"{cached}.{problem.accumulator}",
+                    transforms * points * math.log2(max(points, 2)),
+                ),
+                (f"spectral.{problem.accumulator}", float(spectral)),
+                (f"gather.{problem.accumulator}", float(tile_count * points * problem.inputs)),
+                ("calls", runs * (6.0 + 2 * problem.inputs * problem.outputs)),
+                ("fft.calls", runs * (1.0 + problem.outputs)),
+            ),
+            scratch=self._bytes(problem, tiles, shape) * min(limits.workers, max(runs, 1)),
+            kept=kept,
+            note="tiles of " + "x".join(map(str, tiles.transform)) if entries else "",
+        )
+
+    def _bytes(self, problem: Problem, tiles: _Tiles, shape: Sequence[int]) -> int:
+        """Scratch of one block: the tile, its spectrum, two products and the inverse."""
+        item = itemsize(problem.accumulator)
+        lead = math.prod(shape[: -problem.spatial])
+        points = math.prod(tiles.transform[:-1]) * (tiles.transform[-1] + 2)
+        convert = problem.x_dtype != problem.accumulator
+        gathered = gathered_bytes(problem, shape, item) * (1 + convert)
+        return gathered + lead * points * item * (2 * problem.inputs + 4)
+
+    def _shape(
+        self, problem: Problem, tiles: _Tiles, limits: Limits, order: Sequence[int] | None
+    ) -> tuple[int, ...]:
+        """Sizes of a block: as many entries as fit, and the tiles' box."""
+        lead = (*problem.batch, problem.groups)
+        axes = [a for a in (order or range(len(lead))) if a < len(lead)]
+        entries = cut(
+            lead,
+            axes,
+            lambda shape: self._bytes(problem, tiles, (*shape, *tiles.box)),
+            min(limits.block, limits.each),
+            limits.each,
+        )
+        return (*entries, *tiles.box)
+
+    def prepare(
+        self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
+    ) -> _State:
+        tiles = _choose(problem, limits)
+        axes = tuple(range(3, 3 + problem.spatial))
+        dilated = backend.full(
+            (*weights.shape[:3], *problem.extent), 0, problem.accumulator, weights
+        )
+        every = tuple(slice(None, None, d) for d in problem.dilation)
+        dilated = backend.assign(dilated, (slice(None),) * 3 + every, backend.flip(weights, axes))
+        spectrum = backend.transform(dilated, tiles.transform, axes)
+        return _State(tiles, spectrum, weights, float(facts))
+
+    def run(
+        self, backend: Backend, problem: Problem, state: _State, x: Any, y: Any, limits: Limits
+    ) -> Any:
+        lead = (*problem.batch, problem.groups)
+        shape = self._shape(problem, state.tiles, limits, backend.cut_order(x, problem))
+
+        def one(block: Block) -> Iterator[tuple[tuple[slice, ...], Any]]:
+            return self._tile(backend, problem, state, x, block)
+
+        return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
+
+    def _tile(
+        self, backend: Backend, problem: Problem, state: _State, x: Any, block: Block
+    ) -> Iterator[tuple[tuple[slice, ...], Any]]:
+        lead = len(block.lead)
+        source = gather(backend, problem, x, block, problem.accumulator)
+        safe = safe_entries(
+            backend, problem, source, state.magnitude, math.prod(state.tiles.transform)
+        )
+        n = state.tiles.transform
+        spectrum = backend.transform(source, n, tuple(range(lead + 1, lead + 1 + problem.spatial)))
+        kernels = state.spectrum[block.lead[-1]]
+        valid = tuple(
+            slice(extent - 1, extent + (out.stop - out.start - 1) * stride, stride)
+            for extent, out, stride in zip(problem.extent, block.box, problem.stride, strict=True)
+        )
+        axes = tuple(range(lead, lead + problem.spatial))
+        at = block.target()
+        for o in range(problem.outputs):
+            terms = (
+                (spectrum[(*(slice(None),) * lead, i)], kernels[:, o, i])
+                for i in range(problem.inputs)
+            )
+            total = backend.weighted_sum(terms, problem.accumulator)
+            total = backend.inverse(total, n, axes, problem.accumulator)[(..., *valid)]
+            total = backend.convert(total, problem.accumulator, problem.dtype)
+            yield (*at[:lead], slice(o, o + 1), *at[lead + 1 :]), backend.expand(total, lead)
+        yield from direct_entries(backend, problem, state.weights, x, block, safe)
+
+
+def direct_entries(
+    backend: Backend, problem: Problem, weights: Any, x: Any, block: Block, safe: np.ndarray | None
+) -> Iterator[tuple[tuple[slice, ...], Any]]:
+    """Direct results for the entries of a block that are not safe; None means all are."""
+    if safe is None:
+        return
+    for entry in np.argwhere(~safe):
+        lead = tuple(
+            slice(part.start + int(i), part.start + int(i) + 1)
+            for part, i in zip(block.lead, entry, strict=True)
+        )
+        yield from correlate_block(backend, problem, weights, x, Block(lead, block.box))
+
+
+def magnitude(problem: Problem, kernel: np.ndarray) -> float | str:
+    """Largest sum of absolute taps of any kernel, or why no transform can keep the bound."""
+    wide = np.abs(kernel.astype(np.complex128 if kernel.dtype.kind == "c" else np.float64))
+    if not np.isfinite(wide).all():
+        return "the kernel holds NaN or inf, which a transform would spread"
+    total = float(wide.sum(axis=tuple(range(2, kernel.ndim))).max())
+    info = np.finfo(problem.accumulator)
+    low, high = float(info.smallest_normal / info.eps), float(min(info.max, np.finfo(float).max))
+    if not low <= total <= high * float(info.eps):
+        return f"the kernel's sum of absolute taps, {total:g}, is outside the safe range"
+    return total
+
+
+def safe_entries(
+    backend: Backend, problem: Problem, source: Any, kernel_sum: float, points: int
+) -> np.ndarray | None:
+    """Which entries (lead...) of a gathered block keep the error bound; None means all do.
+
+    Safe is all zero, or finite with no sum of the transforms out of the dtype's normal range.
+    """
+    axes = tuple(range(len(source.shape) - problem.spatial - 1, len(source.shape)))
+    peak = backend.peak(source, axes)
+    info = np.finfo(problem.accumulator)
+    low = float(info.smallest_normal / info.eps)
+    high = float(min(info.max, np.finfo(float).max)) / 4 / points
+    with np.errstate(all="ignore"):
+        product = peak * max(kernel_sum, 1.0)
+        floor = peak * min(kernel_sum, 1.0)
+        safe = ((product <= high) & (floor >= low)) | (peak == 0)
+    return None if safe.all() else safe
+
+
+@lru_cache(1024)
+def _choose(problem: Problem, limits: Limits) -> _Tiles:
+    """The tile with the least arithmetic for the whole image within the memory allowed."""
+    options = []
+    for size, extent, stride in zip(problem.output, problem.extent, problem.stride, strict=True):
+        whole = good_size((max(size, 1) - 1) * stride + extent)
+        lengths = {whole}
+        least = good_size(extent + min(extent, (size - 1) * stride))
+        while least < whole:
+            lengths.add(least)
+            least = good_size(least + max(least // 3, 1))
+        options.append(sorted(lengths))
+    item = itemsize(problem.accumulator)
+    best: tuple[float, _Tiles] | None = None
+    smallest: tuple[int, _Tiles] | None = None
+    for transform in product(*options):
+        box = tuple(
+            min((n - e) // s + 1, max(p, 1))
+            for n, e, s, p in zip(
+                transform, problem.extent, problem.stride, problem.output, strict=True
+            )
+        )
+        count = math.prod(-(-p // b) for p, b in zip(problem.output, box, strict=True))
+        tiles = _Tiles(transform, box, count)
+        points = math.prod(transform)
+        needed = points * item * (3 * problem.inputs + 4)
+        # Out of cache a transform is about twice as slow; each tile also costs a few calls.
+        slow = 1.0 if points * item <= limits.block else 1.8
+        price = count * (points * (math.log2(max(points, 2)) * slow + 8) + 2e4)
+        if needed <= limits.each and (best is None or price < best[0]):
+            best = price, tiles
+        if smallest is None or needed < smallest[0]:
+            smallest = needed, tiles
+    assert smallest is not None
+    return best[1] if best else smallest[1]

@@ -1,0 +1,172 @@
+"""A Problem, a backend and a choice of method, bound together and callable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import planner
+from .arguments import dtype_name
+from .backends.base import Backend
+from .errors import ArgumentError, ArgumentTypeError, MemoryLimitError
+from .layout import restored, view
+from .methods.base import Limits, Method
+from .problem import Problem
+
+__all__ = ["Plan", "Spec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """Shape and dtype in place of an array, for planning without one."""
+
+    shape: tuple[int, ...]
+    dtype: Any = "float64"
+
+
+class Plan:
+    """A convolution that was planned once and can run many times.
+
+    `plan(x, k, out=...)` runs it, and returns the result in the plan's layout; `k` may be left
+    out where the plan was made with a kernel's values.  `x` and `k` must have the shapes and
+    dtypes that the plan was made for.  Made by `xconv.plan`; safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        backend: Backend,
+        method: str,
+        limits: Limits,
+        kernel: Any = None,
+    ) -> None:
+        self.problem = problem
+        self.backend = backend
+        self.limits = limits
+        self._wanted = method
+        self._x_dtype = np.dtype(problem.x_dtype)
+        self._rows = planner.price(problem, backend.methods, backend.rates, limits)
+        cheapest = self._rows[0]
+        self._settled = (
+            cheapest
+            if cheapest.refusal is None
+            and method in ("auto", cheapest.method.name)
+            and type(cheapest.method).examine is Method.examine
+            else None
+        )
+        self._bound: tuple[planner.Candidate, Any] | None = None
+        if kernel is not None:
+            examine = self._examine(kernel)
+            self._rows = tuple(
+                planner.examined(row, problem, backend.rates, limits, examine) for row in self._rows
+            )
+            self._bound = self._prepared(kernel, kernel)
+
+    @property
+    def method(self) -> str:
+        """Name of the method that runs, or would for a kernel of which nothing is known."""
+        return self._choice()[0].method.name
+
+    def explain(self) -> str:
+        """The method chosen, what each candidate would cost, and why the others were refused.
+
+        Predicted seconds, scratch bytes (all workers together), and bytes that the plan keeps.
+        """
+        return planner.table(*self._choice(), self.problem, self.limits)
+
+    def __repr__(self) -> str:
+        p = self.problem
+        return f"<xconv.Plan: {p.op} {p.x_shape} with {p.k_shape} by {self.method}>"
+
+    def __call__(self, x: Any, k: Any = None, /, *, out: Any = None) -> Any:
+        x = self.backend.accept(x)
+        self._check_fits("x", x, self.problem.x_shape, self.problem.x_dtype)
+        if k is not None:
+            k = self.backend.accept_kernel(k, x)
+            self._check_fits("kernel", k, self.problem.k_shape, self.problem.k_dtype)
+            return self.execute(x, *self._prepared(k, x), out)
+        if self._bound is None:
+            raise ArgumentError(
+                "this plan was made without a kernel's values; pass the kernel too: plan(x, k)"
+            )
+        return self.execute(x, *self._bound, out)
+
+    def compute(self, x: Any, kernel: Any, out: Any) -> Any:
+        """The result for an array and a kernel that are known to fit."""
+        return self.execute(x, *self._prepared(kernel, x), out)
+
+    def execute(self, x: Any, chosen: planner.Candidate, state: Any, out: Any) -> Any:
+        """The result of a method that has been chosen and prepared."""
+        backend, problem = self.backend, self.problem
+        if out is None:
+            y = backend.empty(problem.y_shape, problem.dtype, x)
+        else:
+            self._check_out(out, x)
+            y = out
+            if backend.overlaps(out, x):
+                x = self._copied(x, chosen.work.scratch)
+        if chosen.method.on_user_axes:
+            return chosen.method.run(backend, problem, state, x, y, self.limits)
+        xp = backend.namespace(x)
+        target = view(y, problem.y_axes, xp)
+        result = chosen.method.run(
+            backend, problem, state, view(x, problem.x_axes, xp), target, self.limits
+        )
+        return y if result is target else restored(result, problem.y_axes, problem.y_shape, xp)
+
+    def _choice(self) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
+        return self._choose(None)
+
+    def _choose(self, examine: Any) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
+        return planner.choose(
+            self._rows, self._wanted, self.problem, self.backend.rates, self.limits, examine
+        )
+
+    def _examine(self, kernel: Any) -> Any:
+        host = view(self.backend.to_numpy(kernel), self.problem.k_axes, np)
+        return lambda method: method.examine(self.problem, host)
+
+    def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Candidate, Any]:
+        """The method for this kernel, and what it keeps of it."""
+        chosen = self._settled or self._choose(self._examine(kernel))[0]
+        weights = self.backend.weights(self.problem, kernel, like)
+        state = chosen.method.prepare(
+            self.backend, self.problem, weights, chosen.facts, self.limits
+        )
+        return chosen, state
+
+    def _check_fits(self, subject: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:
+        given = dtype_name(array.dtype, f"{subject} of dtype")
+        if tuple(array.shape) != shape or given != dtype:
+            raise ArgumentError(
+                f"{subject} has shape {tuple(array.shape)} and dtype {given}, but the plan was "
+                f"made for shape {shape} and dtype {dtype}; make another plan for it"
+            )
+
+    def _check_out(self, out: Any, x: Any) -> None:
+        wrong = self.backend.check_out(out, self.problem, x)
+        if wrong:
+            raise ArgumentTypeError(f"out {wrong}; leave it out to have a new array")
+        shape, dtype = tuple(out.shape), self.backend.dtype_of_out(out)
+        if shape != self.problem.y_shape:
+            raise ArgumentError(
+                f"out has shape {shape}, but the result has shape {self.problem.y_shape}"
+            )
+        if dtype != self.problem.dtype:
+            raise ArgumentTypeError(
+                f"out has dtype {dtype}, but the result has {self.problem.dtype}; "
+                "pass dtype= to have another result, or another out"
+            )
+
+    def _copied(self, x: Any, scratch: int) -> Any:
+        """`x` as it is before `out`, which shares its memory, is written."""
+        nbytes = x.size * self._x_dtype.itemsize
+        if nbytes + scratch > self.limits.max_memory:
+            raise MemoryLimitError(
+                f"out overlaps x, and the copy of x that this needs takes {nbytes} bytes beside "
+                f"{scratch} of scratch, more than max_memory={self.limits.max_memory}; "
+                f"pass an out that does not overlap, or max_memory={nbytes + scratch}"
+            )
+        return self.backend.copy(x)

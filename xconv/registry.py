@@ -1,0 +1,80 @@
+"""An array's type, or a backend's name → the backend that runs it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from .backends.base import Backend
+from .errors import ArgumentTypeError, BackendUnavailable
+
+__all__ = ["GROUP", "backends", "failures", "find"]
+
+GROUP = "xconv.backends"
+"""The entry-point group in which other packages register their backends."""
+
+_BUILTIN = {
+    "cpu": "xconv.backends.cpu:CPUBackend",
+    "array_api": "xconv.backends.array_api:ArrayAPIBackend",
+}
+"""In the order they are asked, after the backends of other packages."""
+
+
+@functools.cache
+def _load() -> tuple[dict[str, Backend], dict[str, str]]:
+    """Backends by name, and the reason for each that could not be loaded."""
+    found: dict[str, Backend] = {}
+    failed: dict[str, str] = {}
+    entries = [(e.name, e.value) for e in metadata.entry_points(group=GROUP)]
+    for name, value in (*entries, *_BUILTIN.items()):
+        module, _, attribute = value.partition(":")
+        try:
+            backend = getattr(importlib.import_module(module), attribute)()
+            if not isinstance(backend, Backend):
+                raise TypeError(f"{value} is no subclass of xconv.backends.base.Backend")
+        except Exception as error:  # another package's mistake must not break xconv
+            failed[name] = f"{type(error).__name__}: {error}"
+        else:
+            found[name] = backend
+    return found, failed
+
+
+def backends() -> dict[str, Backend]:
+    """Every backend that could be loaded, by name, in the order they are asked."""
+    return _load()[0]
+
+
+def failures() -> dict[str, str]:
+    """The backends that could not be loaded, with the reason."""
+    return _load()[1]
+
+
+@functools.cache
+def _cpu() -> Backend:
+    return backends()["cpu"]
+
+
+def find(x: Any) -> Backend:
+    """The backend that `x` belongs to, which can run."""
+    if type(x) is np.ndarray:
+        return _cpu()
+    for backend in backends().values():
+        if backend.owns(x):
+            reason = backend.unavailable()
+            if reason:
+                raise BackendUnavailable(
+                    f"x is a {type(x).__module__}.{type(x).__name__}, which the backend "
+                    f'"{backend.name}" runs, but it is not available: {reason}'
+                )
+            return backend
+    failed = "".join(
+        f"; backend {name!r} failed to load ({why})" for name, why in failures().items()
+    )
+    raise ArgumentTypeError(
+        f"x is a {type(x).__module__}.{type(x).__name__}, which no backend takes; pass a NumPy "
+        f"array, or one of an array-API library (backends: {', '.join(backends())}){failed}"
+    )
