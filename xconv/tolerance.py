@@ -78,8 +78,7 @@ class Expected:
             with np.errstate(all="ignore"):
                 error = np.abs(actual.astype(self.values.dtype) - self.values)
             error = np.where(np.isfinite(allowed), np.nan_to_num(error, nan=np.inf), 0)
-            error = np.where(self.touched, np.isfinite(actual) * np.inf, error)
-        wrong = error > allowed
+        wrong = np.where(self.touched, np.isfinite(actual), error > allowed)
         if not wrong.any():
             return ""
         worst = np.unravel_index(int(np.argmax(np.where(wrong, error, -1))), wrong.shape)
