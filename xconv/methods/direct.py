@@ -83,7 +83,7 @@ def correlate_block(
 ) -> Iterator[tuple[tuple[slice, ...], Any]]:
     """(index in the canonical result, values) for each kernel of the bank."""
     source = gather(backend, problem, x, block, problem.accumulator)
-    weights = weights[block.lead[-1]]
+    weights = weights[block.lead[-1], ...]
     groups = weights.shape[0]
     ones = (1,) * problem.spatial
     for o in range(problem.outputs):

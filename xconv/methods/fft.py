@@ -166,7 +166,7 @@ class FFT(Method):
         )
         n = state.tiles.transform
         spectrum = backend.transform(source, n, tuple(range(lead + 1, lead + 1 + problem.spatial)))
-        kernels = state.spectrum[block.lead[-1]]
+        kernels = state.spectrum[block.lead[-1], ...]
         valid = tuple(
             slice(extent - 1, extent + (out.stop - out.start - 1) * stride, stride)
             for extent, out, stride in zip(problem.extent, block.box, problem.stride, strict=True)
@@ -175,7 +175,7 @@ class FFT(Method):
         at = block.target()
         for o in range(problem.outputs):
             terms = (
-                (spectrum[(*(slice(None),) * lead, i)], kernels[:, o, i])
+                (spectrum[(*(slice(None),) * lead, i, ...)], kernels[:, o, i, ...])
                 for i in range(problem.inputs)
             )
             total = backend.weighted_sum(terms, problem.accumulator)

@@ -203,10 +203,10 @@ class Separable(Method):
             total = None
             for r in range(vectors[0].shape[0]):
                 for i in range(problem.inputs):
-                    part = source[(*(slice(None),) * lead, i)]
+                    part = source[(*(slice(None),) * lead, i, ...)]
                     for axis, vector in enumerate(vectors):
                         part = self._pass(
-                            backend, problem, part, vector[r, block.lead[-1], o, i], axis, block
+                            backend, problem, part, vector[r, block.lead[-1], o, i, :], axis, block
                         )
                     total = part if total is None else backend.add(total, part)
             total = backend.convert(total, problem.accumulator, problem.dtype)
@@ -223,7 +223,7 @@ class Separable(Method):
         ones = (1,) * problem.spatial
         terms = (
             (
-                part[(*before, slice(t * gap, t * gap + length, step))],
+                part[(*before, slice(t * gap, t * gap + length, step), ...)],
                 backend.reshape(taps[:, t], (taps.shape[0], *ones)),
             )
             for t in range(problem.kernel[axis])
