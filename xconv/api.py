@@ -16,6 +16,12 @@ from .plan import Plan, Spec
 __all__ = ["convolve", "correlate", "plan"]
 
 DEFAULT_MAX_MEMORY = 64 << 20
+DEFAULTS: dict[str, Any] = {
+    "layout": None, "kernel_layout": None, "out_layout": None, "axes": None, "mode": "full",
+    "boundary": "constant", "cval": 0, "stride": 1, "dilation": 1, "groups": 1, "method": "auto",
+    "dtype": None, "workers": None, "max_memory": None,
+}  # fmt: skip
+"""The options of `convolve`, in the order of its signature, and their defaults."""
 
 
 def convolve(
@@ -189,19 +195,25 @@ def plan(
     >>> blur(images).shape
     (10, 64, 64)
     """
+    backend = registry.find(np.empty(0) if isinstance(x, Spec) else x)
+    return plan_on(
+        backend, op, x, k, layout=layout, kernel_layout=kernel_layout, out_layout=out_layout,
+        axes=axes, mode=mode, boundary=boundary, cval=cval, stride=stride, dilation=dilation,
+        groups=groups, method=method, dtype=dtype, workers=workers, max_memory=max_memory,
+    )  # fmt: skip
+
+
+def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
+    """`plan` on a backend that need not be registered."""
     if op not in ("convolve", "correlate"):
         raise ArgumentError(f'op={op!r} is unknown; use "convolve" or "correlate"')
-    backend = registry.find(np.empty(0) if isinstance(x, Spec) else x)
     x = x if isinstance(x, Spec) else backend.accept(x)
     kernel = k if isinstance(k, Spec) else backend.accept_kernel(k, x)
-    shared = _shared(
-        op, backend, x, kernel, k, layout, kernel_layout, out_layout, axes, mode, boundary, cval,
-        stride, dilation, groups, method, dtype, workers, max_memory,
-    )  # fmt: skip
+    shared = _shared(op, backend, x, kernel, k, *(DEFAULTS | options).values())
     if isinstance(k, Spec):
         shared.explain()  # raises here if the method wanted is refused
         return shared
-    return Plan(shared.problem, backend, method, shared.limits, kernel)
+    return Plan(shared.problem, backend, options.get("method", "auto"), shared.limits, kernel)
 
 
 def _run(op: str, x: Any, k: Any, out: Any, *options: Any) -> Any:
@@ -272,14 +284,14 @@ def _shared(
         threads,
         memory,
     )
-    if kernel.dtype.kind in "iu" if not hasattr(given, "dtype") else False:
+    if not hasattr(given, "dtype"):
         _check_held(kernel, shared.problem.dtype)
     return shared
 
 
 def _check_held(kernel: np.ndarray, dtype: str) -> None:
     """Refuse a list of ints that the dtype of `x` cannot hold, as NumPy does for a scalar."""
-    if np.dtype(dtype).kind in "iu" and kernel.size:
+    if np.dtype(dtype).kind in "iu" and kernel.dtype.kind in "iu":
         info = np.iinfo(dtype)
         if kernel.min() < info.min or kernel.max() > info.max:
             raise ArgumentError(

@@ -125,7 +125,7 @@ def dtype_name(dtype: Any, subject: str) -> str:
             f"{subject} {native} cannot be convolved; convert to bool, an integer, float or "
             "complex dtype first, e.g. with x.astype(float)"
         )
-    return native.newbyteorder("=").name
+    return str(native.newbyteorder("=").name)
 
 
 def build(
@@ -267,6 +267,7 @@ def _window(
             f"mode={mode} has {len(mode)} pairs but {len(spatial)} axes are convolved; "
             "give one (low, high) pair per spatial axis of x in x's order"
         )
+    explicit = () if isinstance(mode, str) else mode
     pads, output = [], []
     for i, label in enumerate(spatial):
         n, extent = size[i], (kernel[i] - 1) * dilation[i] + 1
@@ -277,7 +278,7 @@ def _window(
         elif mode == "valid":
             low, high = 0, 0
         else:
-            low, high = mode[i]  # type: ignore[misc]
+            low, high = explicit[i]
         name = f"axis {label.strip('#')}"
         dilated = f" (dilated to {extent})" if extent != kernel[i] else ""
         if n == 0 and boundary != "constant":

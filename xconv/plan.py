@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,7 +163,7 @@ class Plan:
 
     def _copied(self, x: Any, scratch: int) -> Any:
         """`x` as it is before `out`, which shares its memory, is written."""
-        nbytes = x.size * self._x_dtype.itemsize
+        nbytes = math.prod(self.problem.x_shape) * self._x_dtype.itemsize
         if nbytes + scratch > self.limits.max_memory:
             raise MemoryLimitError(
                 f"out overlaps x, and the copy of x that this needs takes {nbytes} bytes beside "

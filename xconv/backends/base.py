@@ -215,7 +215,8 @@ class Backend:
         self, one: Callable[[Block], Parts], blocks: Iterable[Block], y: Any, workers: int
     ) -> Any:
         """`y` with the parts of every block written to it."""
-        for block in blocks:
-            for index, values in one(block):
-                y = self.assign(y, index, values)
+        with np.errstate(all="ignore"):  # for namespaces that compute with NumPy
+            for block in blocks:
+                for index, values in one(block):
+                    y = self.assign(y, index, values)
         return y

@@ -124,10 +124,7 @@ class CPUBackend(Backend):
         padded = np.full([shape[i] for i in order], value, np.dtype(dtype))
         return padded.transpose(np.argsort(order))
 
-    def take(self, x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-        return np.take(x, index, axis=axis)
-
-    def weighted_sum(self, terms: Iterable[tuple[Any, Any]], dtype: str) -> np.ndarray:
+    def weighted_sum(self, terms: Iterable[tuple[Any, Any]], dtype: str) -> Any:
         """The sum of window * weight in place, in the memory order of the windows."""
         rest = iter(terms)
         total = np.multiply(*next(rest))
@@ -137,10 +134,10 @@ class CPUBackend(Backend):
             np.add(total, product, out=total)
         return total
 
-    def add(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def add(self, a: np.ndarray, b: np.ndarray) -> Any:
         return np.add(a, b, out=a)
 
-    def peak(self, x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    def peak(self, x: np.ndarray, axes: tuple[int, ...]) -> Any:
         if x.dtype.kind == "c":
             return np.abs(x).max(axis=axes).astype(np.float64)
         return np.maximum(x.max(axis=axes), -x.min(axis=axes)).astype(np.float64)
@@ -183,7 +180,7 @@ class CPUBackend(Backend):
 
 
 def _in_order(
-    function: Callable[..., np.ndarray], x: np.ndarray, n: tuple[int, ...], axes: Index
+    function: Callable[..., Any], x: np.ndarray, n: tuple[int, ...], axes: Index
 ) -> np.ndarray:
     """The transform over `axes`, its result in the memory order of `x`."""
     order = np.argsort([-abs(s) for s in x.strides], kind="stable")

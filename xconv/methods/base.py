@@ -73,6 +73,10 @@ class Method:
         """What a run costs; without `facts`, the least that it could."""
         raise NotImplementedError
 
+    def rounding(self, problem: Problem) -> float:
+        """The constant c of the method's error bound, c * eps * sum|k| * max|x in the image|."""
+        raise NotImplementedError
+
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
     ) -> Any:
@@ -189,7 +193,9 @@ def _runs(start: int, stop: int, size: int, boundary: str) -> list[_Run]:
         while last + 1 < len(index) and step[last] == step[first] and abs(step[first]) <= 1:
             last += 1
         low, high = sorted((int(index[first]), int(index[last])))
-        runs.append(_Run(slice(first, last + 1), slice(low, high + 1), index[last] < index[first]))
+        runs.append(
+            _Run(slice(first, last + 1), slice(low, high + 1), bool(index[last] < index[first]))
+        )
         first = last + 1
     return runs
 
@@ -246,8 +252,8 @@ def gather(backend: Backend, problem: Problem, x: Any, block: Block, dtype: str)
         return piece([runs[0] for runs in axes])
     full = (*part.shape[:first], *shape)
     padded = backend.full(full, problem.cval, dtype, like=part)
-    for runs in product(*axes):
-        padded = backend.assign(padded, (*lead, *(run.at for run in runs)), piece(runs))
+    for pieces in product(*axes):
+        padded = backend.assign(padded, (*lead, *(run.at for run in pieces)), piece(pieces))
     return padded
 
 

@@ -26,6 +26,9 @@ class Direct(Method):
     name = "direct"
     variant = "array operations"
 
+    def rounding(self, problem: Problem) -> float:
+        return problem.taps + 2.0
+
     def _bytes(self, problem: Problem, shape: Sequence[int]) -> int:
         """Scratch of one block: the gathered input, the sum and one product."""
         item = itemsize(problem.accumulator)

@@ -108,6 +108,16 @@ class FFT(Method):
             note="tiles of " + "x".join(map(str, tiles.transform)) if entries else "",
         )
 
+    def rounding(self, problem: Problem) -> float:
+        # Each of the three transforms loses about eps per butterfly level (root mean square a
+        # fraction of it); the longest transform is that of the whole padded image.
+        whole = (
+            (p - 1) * s + e
+            for p, s, e in zip(problem.output, problem.stride, problem.extent, strict=True)
+        )
+        levels = math.log2(max(math.prod(good_size(n) for n in whole), 2))
+        return 4 * levels + problem.inputs + 2
+
     def _bytes(self, problem: Problem, tiles: _Tiles, shape: Sequence[int]) -> int:
         """Scratch of one block: the tile, its spectrum, two products and the inverse."""
         item = itemsize(problem.accumulator)

@@ -149,6 +149,10 @@ class Separable(Method):
             note=f"rank {rank}" if facts else "if of rank 1",
         )
 
+    def rounding(self, problem: Problem) -> float:
+        passes = sum(problem.kernel)
+        return _GROWTH * (passes + problem.inputs + 2) + passes + 4
+
     def _bytes(self, problem: Problem, shape: Sequence[int]) -> int:
         """Scratch of one block: the gathered input, two passes, a product and the sum."""
         item = itemsize(problem.accumulator)
