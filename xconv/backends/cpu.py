@@ -145,7 +145,7 @@ class CPUBackend(Backend):
     def transform(self, x: np.ndarray, n: tuple[int, ...], axes: tuple[int, ...]) -> Any:
         import scipy.fft
 
-        forward = scipy.fft.fftn if x.dtype.kind == "c" else scipy.fft.rfftn
+        forward: Any = scipy.fft.fftn if x.dtype.kind == "c" else scipy.fft.rfftn
         return _in_order(forward, x, n, axes)
 
     def inverse(self, x: np.ndarray, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
@@ -181,7 +181,7 @@ class CPUBackend(Backend):
 
 def _in_order(
     function: Callable[..., Any], x: np.ndarray, n: tuple[int, ...], axes: Index
-) -> np.ndarray:
+) -> Any:
     """The transform over `axes`, its result in the memory order of `x`."""
     order = np.argsort([-abs(s) for s in x.strides], kind="stable")
     back = np.argsort(order)
