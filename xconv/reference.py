@@ -278,7 +278,7 @@ def _sources(
     else:
         before, after = padding
     count = size + before + after - extent + 1
-    if count < 1:
+    if count < 1 and padding != "same":
         raise ArgumentError(f"size {size} with a kernel of extent {extent} leaves no output")
     table = []
     for tap in range(taps):

@@ -179,9 +179,7 @@ class CPUBackend(Backend):
         return y
 
 
-def _in_order(
-    function: Callable[..., Any], x: np.ndarray, n: tuple[int, ...], axes: Index
-) -> Any:
+def _in_order(function: Callable[..., Any], x: np.ndarray, n: tuple[int, ...], axes: Index) -> Any:
     """The transform over `axes`, its result in the memory order of `x`."""
     order = np.argsort([-abs(s) for s in x.strides], kind="stable")
     back = np.argsort(order)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import MemoryLimitError
-from ..problem import Problem, Work
+from ..problem import Problem, Work, itemsize
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
@@ -22,6 +22,7 @@ __all__ = [
     "Method",
     "blocks",
     "cut",
+    "floors",
     "gather",
     "gathered_bytes",
     "source_index",
@@ -112,33 +113,44 @@ def cut(
     nbytes: Callable[[tuple[int, ...]], int],
     target: int,
     limit: int,
+    least: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
-    """The largest block of at most `target` bytes, or the smallest there is if `limit` allows.
+    """The largest block of at most `target` bytes, its axes cut in the order given.
 
-    Axes are cut in the order given; a cut axis is halved down to 1 before the next is touched.
+    To reach the target no axis is cut below `least` (1 unless given); to reach `limit`, which is
+    the memory there is, axes are cut to 1.
 
     >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], target=800, limit=10**6)
     (1, 100)
+    >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], target=800, limit=10**6, least=(4, 50))
+    (4, 50)
     """
     block = [max(size, 1) for size in sizes]
-    for axis in order:
-        if nbytes(tuple(block)) <= target:
-            break
-        low, high = 1, block[axis]
-        while low < high:  # the largest size that fits, or 1 where none does
-            block[axis] = (low + high + 1) // 2
-            if nbytes(tuple(block)) <= target:
-                low = block[axis]
-            else:
-                high = block[axis] - 1
-        block[axis] = low
+    ones = [1] * len(block)
+    for floors, most in ((least or ones, min(target, limit)), (ones, limit)):
+        for axis in order:
+            if nbytes(tuple(block)) <= most:
+                break
+            low, high = min(floors[axis], block[axis]), block[axis]
+            while low < high:  # the largest size that fits, or the least where none does
+                block[axis] = (low + high + 1) // 2
+                if nbytes(tuple(block)) <= most:
+                    low = block[axis]
+                else:
+                    high = block[axis] - 1
+            block[axis] = low
     needed = nbytes(tuple(block))
-    if needed > max(limit, target):
+    if needed > limit:
         raise MemoryLimitError(
             f"max_memory leaves {limit} bytes to each worker, but the smallest block takes "
             f"{needed} bytes; raise max_memory to {needed} or more, or use fewer workers"
         )
     return tuple(block)
+
+
+def floors(problem: Problem) -> tuple[int, ...]:
+    """Sizes (lead axes, then output axes) below which a block repeats more input than it saves."""
+    return (1,) * (len(problem.batch) + 1) + tuple(max(e, 8) for e in problem.extent)
 
 
 def blocks(lead: Sequence[int], box: Sequence[int], shape: Sequence[int]) -> Iterator[Block]:
@@ -257,11 +269,15 @@ def gather(backend: Backend, problem: Problem, x: Any, block: Block, dtype: str)
     return padded
 
 
-def gathered_bytes(problem: Problem, shape: Sequence[int], item: int) -> int:
+def gathered_bytes(problem: Problem, shape: Sequence[int]) -> int:
     """Most bytes that `gather` takes for a block of this shape (lead sizes, then box sizes)."""
+    converts = problem.x_dtype != problem.accumulator
+    if not converts and not any(map(any, problem.padding)):
+        return 0  # views
     at = len(shape) - problem.spatial
     read = [
         (out - 1) * stride + extent
         for out, stride, extent in zip(shape[at:], problem.stride, problem.extent, strict=True)
     ]
-    return math.prod(shape[:at]) * problem.inputs * math.prod(read) * item
+    elements = math.prod(shape[:at]) * problem.inputs * math.prod(read)
+    return elements * itemsize(problem.accumulator) * (1 + converts)

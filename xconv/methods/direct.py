@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ..problem import Problem, Work, itemsize
-from .base import Block, Limits, Method, blocks, cut, gather, gathered_bytes
+from .base import Block, Limits, Method, blocks, cut, floors, gather, gathered_bytes
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
@@ -31,19 +31,21 @@ class Direct(Method):
 
     def _bytes(self, problem: Problem, shape: Sequence[int]) -> int:
         """Scratch of one block: the gathered input, the sum and one product."""
-        item = itemsize(problem.accumulator)
-        convert = problem.x_dtype != problem.accumulator
-        return gathered_bytes(problem, shape, item) * (1 + convert) + 2 * math.prod(shape) * item
+        return gathered_bytes(problem, shape) + 2 * math.prod(shape) * itemsize(problem.accumulator)
+
+    def _shape(self, problem: Problem, limits: Limits, order: Sequence[int]) -> tuple[int, ...]:
+        return cut(
+            (*problem.batch, problem.groups, *problem.output),
+            order,
+            lambda block: self._bytes(problem, block),
+            limits.block,
+            limits.each,
+            floors(problem),
+        )
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         sizes = (*problem.batch, problem.groups, *problem.output)
-        shape = cut(
-            sizes,
-            range(len(sizes)),
-            lambda block: self._bytes(problem, block),
-            min(limits.block, limits.each),
-            limits.each,
-        )
+        shape = self._shape(problem, limits, range(len(sizes)))
         count = math.prod(-(-n // s) for n, s in zip(sizes, shape, strict=True))
         products = float(math.prod(sizes) * problem.outputs * problem.taps)
         return Work(
@@ -58,18 +60,12 @@ class Direct(Method):
     def run(
         self, backend: Backend, problem: Problem, state: Any, x: Any, y: Any, limits: Limits
     ) -> Any:
-        lead = (*problem.batch, problem.groups)
-        shape = cut(
-            (*lead, *problem.output),
-            backend.cut_order(x, problem),
-            lambda block: self._bytes(problem, block),
-            min(limits.block, limits.each),
-            limits.each,
-        )
+        shape = self._shape(problem, limits, backend.cut_order(x, problem))
 
         def one(block: Block) -> Iterator[tuple[tuple[slice, ...], Any]]:
             return correlate_block(backend, problem, state, x, block)
 
+        lead = (*problem.batch, problem.groups)
         return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
 
 

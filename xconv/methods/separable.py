@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..problem import Problem, Work, itemsize
-from .base import Block, Limits, Method, blocks, cut, gather, gathered_bytes
+from .base import Block, Limits, Method, blocks, cut, floors, gather, gathered_bytes
 from .fft import direct_entries, magnitude, safe_entries
 
 if TYPE_CHECKING:
@@ -156,9 +156,18 @@ class Separable(Method):
     def _bytes(self, problem: Problem, shape: Sequence[int]) -> int:
         """Scratch of one block: the gathered input, two passes, a product and the sum."""
         item = itemsize(problem.accumulator)
-        convert = problem.x_dtype != problem.accumulator
-        gathered = gathered_bytes(problem, shape, item)
-        return gathered * (4 + convert) + 2 * math.prod(shape) * item
+        at = len(shape) - problem.spatial
+        first = [  # size of the widest pass: filtered along the first axis only
+            *shape[at : at + 1],
+            *(
+                (b - 1) * s + e
+                for b, s, e in zip(
+                    shape[at + 1 :], problem.stride[1:], problem.extent[1:], strict=True
+                )
+            ),
+        ]
+        passes = 3 * math.prod(first) + math.prod(shape[at:])
+        return gathered_bytes(problem, shape) + math.prod(shape[:at]) * passes * item
 
     def _shape(
         self, problem: Problem, limits: Limits, order: Sequence[int] | None
@@ -168,8 +177,9 @@ class Separable(Method):
             sizes,
             order or range(len(sizes)),
             lambda block: self._bytes(problem, block),
-            min(limits.block, limits.each),
+            limits.block,
             limits.each,
+            floors(problem),
         )
 
     def prepare(
