@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from .backends.base import Backend
 from .errors import ArgumentError, ArgumentTypeError, MemoryLimitError
 from .layout import restored, view
 from .methods.base import Limits, Method
-from .problem import Problem
+from .problem import Problem, part_of_batch
 
 __all__ = ["Plan", "Spec"]
 
@@ -100,21 +101,23 @@ class Plan:
 
     def execute(self, x: Any, chosen: planner.Candidate, state: Any, out: Any) -> Any:
         """The result of a method that has been chosen and prepared."""
-        backend, problem = self.backend, self.problem
         if out is None:
-            y = backend.empty(problem.y_shape, problem.dtype, x)
-        else:
-            self._check_out(out, x)
-            y = out
-            if backend.overlaps(out, x):
-                x = self._copied(x, chosen.work.scratch)
-        if chosen.method.on_user_axes:
-            return chosen.method.run(backend, problem, state, x, y, self.limits)
-        xp = backend.namespace(x)
-        target = view(y, problem.y_axes, xp)
-        result = chosen.method.run(
-            backend, problem, state, view(x, problem.x_axes, xp), target, self.limits
-        )
+            y = self.backend.empty(self.problem.y_shape, self.problem.dtype, x)
+            return self._run(self.problem, x, y, chosen.method, state)
+        self._check_out(out, x)
+        if not self.backend.overlaps(out, x):
+            return self._run(self.problem, x, out, chosen.method, state)
+        for problem, part, at in self._copied_parts(x, out, chosen.work.scratch):
+            self._run(problem, part, out[at], chosen.method, state)
+        return out
+
+    def _run(self, problem: Problem, x: Any, y: Any, method: Method, state: Any) -> Any:
+        """`y` with the result in it; another array where arrays cannot be written."""
+        if method.on_user_axes:
+            return method.run(self.backend, problem, state, x, y, self.limits)
+        xp = self.backend.namespace(x)
+        source, target = view(x, problem.x_axes, xp), view(y, problem.y_axes, xp)
+        result = method.run(self.backend, problem, state, source, target, self.limits)
         return y if result is target else restored(result, problem.y_axes, problem.y_shape, xp)
 
     def _choice(self) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
@@ -161,13 +164,38 @@ class Plan:
                 "pass dtype= to have another result, or another out"
             )
 
-    def _copied(self, x: Any, scratch: int) -> Any:
-        """`x` as it is before `out`, which shares its memory, is written."""
-        nbytes = math.prod(self.problem.x_shape) * self._x_dtype.itemsize
-        if nbytes + scratch > self.limits.max_memory:
+    def _copied_parts(
+        self, x: Any, out: Any, scratch: int
+    ) -> Iterator[tuple[Problem, Any, tuple[Any, ...]]]:
+        """(problem, copy of a part of `x`, index of its result) for an `out` that overlaps `x`.
+
+        One part if `x` fits into the memory allowed; else, where `out` lies on `x` entry by
+        entry, as many entries of a batch axis at a time as fit.
+        """
+        problem, room = self.problem, self.limits.max_memory - scratch
+        nbytes = math.prod(problem.x_shape) * self._x_dtype.itemsize
+        if nbytes <= room:
+            yield problem, self.backend.copy(x), (...,)
+            return
+        axis = max(range(len(problem.batch)), key=lambda a: problem.batch[a], default=None)
+        if axis is None or not self._entrywise(x, out) or nbytes // problem.batch[axis] > room:
             raise MemoryLimitError(
                 f"out overlaps x, and the copy of x that this needs takes {nbytes} bytes beside "
                 f"{scratch} of scratch, more than max_memory={self.limits.max_memory}; "
                 f"pass an out that does not overlap, or max_memory={nbytes + scratch}"
             )
-        return self.backend.copy(x)
+        entries, at = problem.batch[axis], problem.x_axes[axis].of
+        step = max(room * entries // nbytes, 1)
+        for start in range(0, entries, step):
+            index = (slice(None),) * at + (slice(start, min(start + step, entries)),)
+            yield (
+                part_of_batch(problem, axis, index[-1].stop - start),
+                self.backend.copy(x[index]),
+                index,
+            )
+
+    def _entrywise(self, x: Any, out: Any) -> bool:
+        """Whether each entry of the batch in `out` lies exactly on the same entry in `x`."""
+        p = self.problem
+        same_axes = [a.of for a in p.x_axes] == [a.of for a in p.y_axes]
+        return same_axes and self.backend.same_memory(x, out)

@@ -14,10 +14,10 @@ G = I = O = 1; a kernel per channel has G = C; a bank has O > 1; a CNN layer has
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["BOUNDARIES", "Axis", "Problem", "Work", "itemsize"]
+__all__ = ["BOUNDARIES", "Axis", "Problem", "Work", "itemsize", "part_of_batch"]
 
 BOUNDARIES = ("constant", "reflect", "mirror", "nearest", "wrap")
 """`scipy.ndimage`'s names, in the order that compiled kernels number them."""
@@ -111,6 +111,23 @@ class Problem:
     def accumulator(self) -> str:
         """The dtype in which products are summed: the result's, but float32 for float16."""
         return "float32" if self.dtype == "float16" else self.dtype
+
+
+def part_of_batch(problem: Problem, axis: int, size: int) -> Problem:
+    """The problem for `size` entries of one batch axis instead of all."""
+
+    def cut(
+        shape: tuple[int, ...], axes: tuple[Axis, ...]
+    ) -> tuple[tuple[int, ...], tuple[Axis, ...]]:
+        of = axes[axis].of
+        return (
+            (*shape[:of], size, *shape[of + 1 :]),
+            (*axes[:axis], replace(axes[axis], size=size), *axes[axis + 1 :]),
+        )
+
+    x_shape, x_axes = cut(problem.x_shape, problem.x_axes)
+    y_shape, y_axes = cut(problem.y_shape, problem.y_axes)
+    return replace(problem, x_shape=x_shape, x_axes=x_axes, y_shape=y_shape, y_axes=y_axes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,10 @@ class Backend:
         """Whether the two may share memory; True where it cannot be told."""
         return True
 
+    def same_memory(self, a: Any, b: Any) -> bool:
+        """Whether element i of the one is element i of the other, in place."""
+        return a is b
+
     def copy(self, x: Any) -> Any:
         return self.namespace(x).asarray(x, copy=True)
 
