@@ -82,6 +82,10 @@ class Separable(Method):
         return None
 
     def examine(self, problem: Problem, kernel: np.ndarray) -> Factors | str:
+        # The taps are converted first, as for every method: float16 rounds them by more than the
+        # bound allows, and may not leave them of low rank.
+        with np.errstate(over="ignore"):
+            kernel = kernel.astype(np.dtype(problem.dtype))
         total = magnitude(problem, kernel)
         if isinstance(total, str):
             return total
