@@ -217,10 +217,27 @@ def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
 
 
 def _run(op: str, x: Any, k: Any, out: Any, *options: Any) -> Any:
+    key = None
+    if type(x) is np.ndarray is type(k) and _SIMPLE.issuperset(map(type, options)):
+        key = (op, x.shape, x.dtype, k.shape, k.dtype, options)
+        plan = _recent.get(key)
+        if plan is not None:
+            return plan.compute(x, k, out)
     backend = registry.find(x)
     x = backend.accept(x)
     kernel = backend.accept_kernel(k, x)
-    return _shared(op, backend, x, kernel, k, *options).compute(x, kernel, out)
+    plan = _shared(op, backend, x, kernel, k, *options)
+    if key is not None:
+        if len(_recent) >= 512:
+            _recent.clear()
+        _recent[key] = plan
+    return plan.compute(x, kernel, out)
+
+
+_SIMPLE = frozenset((str, int, type(None)))
+"""Types of options that are equal only if they mean the same (True, 1 and 1.0 are not)."""
+_recent: dict[tuple[Any, ...], Plan] = {}
+"""Plans of NumPy calls with such options, found without looking at each option again."""
 
 
 def _shared(

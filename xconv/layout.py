@@ -273,14 +273,18 @@ def _split(axis: Axis, groups: int) -> tuple[Axis, Axis]:
     return Axis(groups, axis.of if groups > 1 else -1, members), Axis(members, axis.of)
 
 
-def view(array: Any, axes: tuple[Axis, ...], xp: Any) -> Any:
+View = tuple[tuple[int, ...], tuple[int, ...]]
+"""Order of the user's axes, then the canonical shape: what `Problem.views` holds."""
+
+
+def view(array: Any, how: View, xp: Any) -> Any:
     """The array with its axes in canonical order: a view of the same memory."""
-    order = list(dict.fromkeys(a.of for a in axes if a.of >= 0))
-    return xp.reshape(xp.permute_dims(array, tuple(order)), tuple(a.size for a in axes))
+    order, shape = how
+    return xp.reshape(xp.permute_dims(array, order), shape)
 
 
-def restored(array: Any, axes: tuple[Axis, ...], shape: tuple[int, ...], xp: Any) -> Any:
+def restored(array: Any, how: View, shape: tuple[int, ...], xp: Any) -> Any:
     """The inverse of `view`: an array in canonical order → the user's order and shape."""
-    order = list(dict.fromkeys(a.of for a in axes if a.of >= 0))
+    order, _ = how
     merged = xp.reshape(array, tuple(shape[a] for a in order))
     return xp.permute_dims(merged, tuple(order.index(a) for a in range(len(order))))

@@ -49,6 +49,7 @@ class Plan:
         self.limits = limits
         self._wanted = method
         self._x_dtype = np.dtype(problem.x_dtype)
+        self._dtype = np.dtype(problem.dtype)
         self._rows = planner.price(problem, backend.methods, backend.rates, limits)
         cheapest = self._rows[0]
         self._settled = (
@@ -116,9 +117,9 @@ class Plan:
         if method.on_user_axes:
             return method.run(self.backend, problem, state, x, y, self.limits)
         xp = self.backend.namespace(x)
-        source, target = view(x, problem.x_axes, xp), view(y, problem.y_axes, xp)
+        source, target = view(x, problem.views[0], xp), view(y, problem.views[2], xp)
         result = method.run(self.backend, problem, state, source, target, self.limits)
-        return y if result is target else restored(result, problem.y_axes, problem.y_shape, xp)
+        return y if result is target else restored(result, problem.views[2], problem.y_shape, xp)
 
     def _choice(self) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
         return self._choose(None)
@@ -129,7 +130,7 @@ class Plan:
         )
 
     def _examine(self, kernel: Any) -> Any:
-        host = view(self.backend.to_numpy(kernel), self.problem.k_axes, np)
+        host = view(self.backend.to_numpy(kernel), self.problem.views[1], np)
         return lambda method: method.examine(self.problem, host)
 
     def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Candidate, Any]:
@@ -142,6 +143,8 @@ class Plan:
         return chosen, state
 
     def _check_fits(self, subject: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:
+        if array.shape == shape and array.dtype is np.dtype(dtype):
+            return
         given = dtype_name(array.dtype, f"{subject} of dtype")
         if tuple(array.shape) != shape or given != dtype:
             raise ArgumentError(
@@ -150,6 +153,13 @@ class Plan:
             )
 
     def _check_out(self, out: Any, x: Any) -> None:
+        if (
+            type(out) is np.ndarray is type(x)
+            and out.shape == self.problem.y_shape
+            and out.dtype is self._dtype
+            and out.flags.writeable
+        ):
+            return
         wrong = self.backend.check_out(out, self.problem, x)
         if wrong:
             raise ArgumentTypeError(f"out {wrong}; leave it out to have a new array")

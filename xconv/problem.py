@@ -80,6 +80,8 @@ class Problem:
     """Spatial extent of the dilated kernel, (K - 1) * dilation + 1."""
     output: tuple[int, ...] = field(init=False, compare=False)
     """Spatial extent of the result."""
+    views: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = field(init=False, compare=False)
+    """How `x`, the kernel and the result become canonical views: order of axes, then shape."""
 
     def __post_init__(self) -> None:
         derive: dict[str, Any] = {
@@ -90,6 +92,13 @@ class Problem:
             "size": tuple(a.size for a in self.x_axes[-self.spatial :]),
             "kernel": tuple(a.size for a in self.k_axes[-self.spatial :]),
             "output": tuple(a.size for a in self.y_axes[-self.spatial :]),
+            "views": tuple(
+                (
+                    tuple(dict.fromkeys(a.of for a in axes if a.of >= 0)),
+                    tuple(a.size for a in axes),
+                )
+                for axes in (self.x_axes, self.k_axes, self.y_axes)
+            ),
         }
         derive["extent"] = tuple(
             (k - 1) * d + 1 for k, d in zip(derive["kernel"], self.dilation, strict=True)

@@ -90,7 +90,7 @@ class Backend:
         """The kernel in correlation form, canonical (G, O, I, spatial...), ready to multiply."""
         host = isinstance(kernel, np.ndarray)
         xp = np if host else self.namespace(kernel)
-        weights = view(kernel, problem.k_axes, xp)
+        weights = view(kernel, problem.views[1], xp)
         if problem.op == "convolve":
             weights = xp.flip(weights, axis=tuple(range(3, 3 + problem.spatial)))
         elif problem.k_dtype.startswith("complex"):

@@ -93,6 +93,18 @@ class CPUBackend(Backend):
     def asarray(self, values: np.ndarray, dtype: str, like: Any) -> np.ndarray:
         return np.array(values, dtype=np.dtype(dtype), order="C")
 
+    def weights(self, problem: Problem, kernel: np.ndarray, like: Any) -> np.ndarray:
+        order, shape = problem.views[1]
+        weights = kernel.transpose(order).reshape(shape)
+        if problem.op == "convolve":
+            backwards: Any = (..., *(slice(None, None, -1),) * problem.spatial)
+            weights = weights[backwards]
+        elif problem.k_dtype.startswith("complex"):
+            weights = weights.conj()
+        if problem.dtype != problem.accumulator:
+            weights = weights.astype(problem.dtype)
+        return np.array(weights, problem.accumulator, order="C")
+
     def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> np.ndarray:
         try:
             return np.empty(shape, np.dtype(dtype))
