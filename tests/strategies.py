@@ -69,6 +69,12 @@ def problems(draw: st.DrawFn, dtypes: Sequence[str] = DTYPES) -> Case:
     return _Maker(lambda low, high: draw(st.integers(low, high)), dtypes).case()
 
 
+def constant(plan: xconv.Plan) -> float:
+    """The c that the plan's method states for its error bound."""
+    rows = [m for m in plan.backend.methods if m.name == plan.method]
+    return max(method.rounding(plan.problem) for method in rows)
+
+
 def stored(values: np.ndarray, order: str, seed: int = 0) -> np.ndarray:
     """The same values in another memory order, one of ORDERS."""
     match order:
