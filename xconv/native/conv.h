@@ -1,0 +1,88 @@
+// The contract between the kernels (one set per instruction set) and the code that drives them.
+//
+// A kernel computes R "rows" of outputs along a run of contiguous lanes; nothing in it knows
+// about borders, layouts or batches.  It works on reals of the accumulator: a complex element is
+// two lanes.  Every output sums its products in one order, which is the order of the weights:
+//
+//   rows   y[r*y_row + q] = sum over o, k, j of
+//              w[(o*kernel_rows + k)*inners + j] * x[outer[o] + (r + k)*x_row + inner[j] + q]
+//          R outputs along one spatial axis share each load of the input;
+//   bank   y[r*y_row + q] = sum over o, j of
+//              w[r*w_row + o*inners + j] * x[outer[o] + inner[j] + q]
+//          R kernels share each load of the input;
+//   plain  y[r*y_row + q] = sum over o, j of
+//              w[o*inners + j] * x[r*x_row + outer[o] + inner[j] + q]
+//          no load is shared: strided outputs, or rows of different images.
+//
+// Kernels are named <op>_<dtype>_<R>x<V>_<isa>, V vectors wide: rows_float32_4x3_avx2.
+//
+// This header is seen by files compiled for different instruction sets, so it holds no function
+// that is not a declaration: the linker may keep any copy of an inline function.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace xconv {
+
+using std::ptrdiff_t;
+using std::size_t;
+
+// Element types of arrays.
+enum class Type : int {
+  boolean, int8, uint8, int16, uint16, int32, uint32, int64, uint64,
+  float16, float32, float64, complex64, complex128
+};
+constexpr int types = 14;
+
+// What the arithmetic is done in.  Signed and unsigned integers are the same modulo 2^bits;
+// `half` is float32 arithmetic on values that are rounded to float16 when loaded and stored.
+enum class Number : int {
+  float32, float64, complex64, complex128, uint8, uint16, uint32, uint64, boolean, half
+};
+constexpr int numbers = 10;
+constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels
+
+enum class Op : int { rows, bank, plain };
+constexpr int ops = 3;
+constexpr int max_rows = 6;
+
+struct Tile {
+  const ptrdiff_t* outer;
+  ptrdiff_t outers;
+  const ptrdiff_t* inner;
+  ptrdiff_t inners;
+  ptrdiff_t kernel_rows;  // of `rows`; it is at least R - 1
+  ptrdiff_t x_row;
+  ptrdiff_t y_row;
+  ptrdiff_t w_row;  // in elements, so half as many reals where w is complex
+};
+
+// Lanes are reals and at least one vector; x and y need no alignment and may not overlap.
+using Kernel = void (*)(const Tile&, const void* x, const void* w, void* y, ptrdiff_t lanes);
+
+// Copies n elements that lie `stride` bytes apart to contiguous accumulator elements, converting.
+using Load = void (*)(const void* from, ptrdiff_t stride, void* to, ptrdiff_t n);
+
+// Copies n contiguous accumulator elements to the result's elements `stride` bytes apart.
+using Store = void (*)(const void* from, void* to, ptrdiff_t stride, ptrdiff_t n);
+
+struct Isa {
+  const char* name;
+  int vector_bytes;
+  int rows[arithmetics];     // the largest R of the kernels
+  int vectors[arithmetics];  // V
+  Kernel kernel[arithmetics][ops][max_rows];
+  Load load[types][numbers];  // null where the conversion would lose a part (complex to real)
+  Store store[numbers];
+  // Does `rounds` rounds of independent multiply-adds in registers; returns the flops done.
+  double (*peak[2])(ptrdiff_t rounds);  // float32, float64
+};
+
+extern const Isa isa_baseline;
+#if defined(__x86_64__)
+extern const Isa isa_avx2;
+extern const Isa isa_avx512;
+#endif
+
+}  // namespace xconv

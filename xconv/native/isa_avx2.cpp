@@ -1,0 +1,33 @@
+// Kernels for AVX2 with FMA and F16C: every x86-64-v3 processor (2013 on).
+#include <immintrin.h>
+
+#include "conv.h"
+
+namespace xconv::avx2 {
+
+constexpr int vector_bytes = 32;
+#include "vectors.inc"
+
+// 16 registers: 12 sums, 3 of input, 1 weight.
+namespace shape {
+constexpr int real_rows = 4, real_vectors = 3;
+constexpr int complex_rows = 2, complex_vectors = 3;
+constexpr int integer_rows = 4, integer_vectors = 2;
+}  // namespace shape
+
+INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+INLINE float to_float(uint16_t half) { return _cvtsh_ss(half); }
+INLINE uint16_t to_half(float v) { return _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT); }
+
+#include "kernels.inc"
+
+}  // namespace xconv::avx2
+
+namespace xconv {
+constinit const Isa isa_avx2 = avx2::table("avx2");
+}

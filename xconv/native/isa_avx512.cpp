@@ -1,0 +1,33 @@
+// Kernels for AVX-512 (F, BW, DQ, VL): x86-64-v4.
+#include <immintrin.h>
+
+#include "conv.h"
+
+namespace xconv::avx512 {
+
+constexpr int vector_bytes = 64;
+#include "vectors.inc"
+
+// 32 registers: 24 sums, 4 of input, 1 weight.
+namespace shape {
+constexpr int real_rows = 6, real_vectors = 4;
+constexpr int complex_rows = 3, complex_vectors = 4;
+constexpr int integer_rows = 4, integer_vectors = 3;
+}  // namespace shape
+
+INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+INLINE float to_float(uint16_t half) { return _cvtsh_ss(half); }
+INLINE uint16_t to_half(float v) { return _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT); }
+
+#include "kernels.inc"
+
+}  // namespace xconv::avx512
+
+namespace xconv {
+constinit const Isa isa_avx512 = avx512::table("avx512");
+}
