@@ -1,0 +1,187 @@
+#include "pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace xconv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Looking this long for the next loop before sleeping spares a wake-up (about 10 us) between
+// calls that follow each other, and takes no time from others that is worth mentioning.
+constexpr auto spin_time = std::chrono::microseconds(10);
+constexpr auto signal_period = std::chrono::milliseconds(100);
+constexpr int most_threads = 256;
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+class Pool {
+ public:
+  bool run(const ParallelLoop& loop, int workers) {
+    std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    const std::ptrdiff_t useful = loop.count < most_threads ? loop.count : most_threads;
+    if (workers > useful) workers = int(useful);
+    if (!turn.owns_lock() || workers < 2 || !start_threads(workers - 1)) workers = 1;
+    if (workers == 1) {
+      std::atomic<std::ptrdiff_t> next{0};
+      return work_and_watch(loop, next);
+    }
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      next_.store(0, std::memory_order_relaxed);
+      loop_ = &loop;
+      vacancies_ = workers - 1;
+      round_.fetch_add(1, std::memory_order_release);
+    }
+    for (int i = 1; i < workers; ++i) wake_.notify_one();
+    const bool completed = work_and_watch(loop, next_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    vacancies_ = 0;  // whoever has not come by now need not
+    done_.wait(lock, [this] { return busy_ == 0; });
+    loop_ = nullptr;
+    return completed;
+  }
+
+ private:
+  // Tasks left, in order.  The calling thread also looks for signals.
+  bool work_and_watch(const ParallelLoop& loop, std::atomic<std::ptrdiff_t>& next) {
+    auto looked = Clock::now();
+    for (;;) {
+      const std::ptrdiff_t i = next.fetch_add(1, std::memory_order_relaxed);
+      if (i >= loop.count) return true;
+      loop.task(loop.context, 0, i);
+      if (!loop.interrupted) continue;
+      const auto now = Clock::now();
+      if (now - looked < signal_period) continue;
+      looked = now;
+      if (loop.interrupted()) {
+        next.store(loop.count, std::memory_order_relaxed);
+        return false;
+      }
+    }
+  }
+
+  void serve() {
+    unsigned seen = 0;
+    for (;;) {
+      const auto until = Clock::now() + spin_time;
+      while (round_.load(std::memory_order_acquire) == seen && Clock::now() < until) {
+        for (int i = 0; i < 16; ++i) pause();
+      }
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [this] { return vacancies_ > 0; });
+      seen = round_.load(std::memory_order_relaxed);
+      const int worker = vacancies_--;
+      const ParallelLoop& loop = *loop_;
+      ++busy_;
+      lock.unlock();
+      for (;;) {
+        const std::ptrdiff_t i = next_.fetch_add(1, std::memory_order_relaxed);
+        if (i >= loop.count) break;
+        loop.task(loop.context, worker, i);
+      }
+      lock.lock();
+      if (--busy_ == 0) done_.notify_one();
+    }
+  }
+
+  bool start_threads(int wanted) {
+    try {
+      while (threads_ < wanted) {
+        std::thread([this] { serve(); }).detach();
+        ++threads_;
+      }
+    } catch (const std::system_error&) {  // the limit of processes or of memory
+    }
+    return threads_ > 0;
+  }
+
+  std::mutex turn_;  // held by the thread whose loop runs
+  int threads_ = 0;
+
+  std::mutex mutex_;  // guards what follows, but for the atomics
+  std::condition_variable wake_, done_;
+  const ParallelLoop* loop_ = nullptr;
+  int vacancies_ = 0;  // threads that may still join
+  int busy_ = 0;       // threads that have joined and not finished
+  std::atomic<unsigned> round_{0};
+  alignas(64) std::atomic<std::ptrdiff_t> next_{0};
+};
+
+// Never destroyed: its threads sleep until the process ends.
+std::atomic<Pool*> shared_pool{nullptr};
+
+// The child of a fork has none of the threads, and its copy of the locks may be held for ever: it
+// starts with a new pool.  The old one is given up, a few hundred bytes per fork.
+void forget_pool() { shared_pool.store(nullptr, std::memory_order_relaxed); }
+
+Pool& pool() {
+  Pool* current = shared_pool.load(std::memory_order_acquire);
+  if (current) return *current;
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+  Pool* made = new Pool;
+  if (shared_pool.compare_exchange_strong(current, made)) return *made;
+  delete made;
+  return *current;
+}
+
+// CPUs' worth of time per period that the control group grants, or 0 where it sets no limit.
+double quota() {
+  double limit = 0, period = 0;
+  if (std::FILE* file = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    if (std::fscanf(file, "%lf %lf", &limit, &period) != 2) limit = 0;
+    std::fclose(file);
+  } else {
+    const char* const names[2] = {"/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+                                  "/sys/fs/cgroup/cpu/cpu.cfs_period_us"};
+    double* const values[2] = {&limit, &period};
+    for (int i = 0; i < 2; ++i) {
+      std::FILE* file_v1 = std::fopen(names[i], "r");
+      if (!file_v1) return 0;
+      if (std::fscanf(file_v1, "%lf", values[i]) != 1) *values[i] = 0;
+      std::fclose(file_v1);
+    }
+  }
+  return limit > 0 && period > 0 ? limit / period : 0;
+}
+
+}  // namespace
+
+int cpu_count() {
+  if (const char* wanted = std::getenv("XCONV_NUM_THREADS")) {
+    char* end = nullptr;
+    const long n = std::strtol(wanted, &end, 10);
+    if (end != wanted && *end == 0 && n >= 1) return int(n < most_threads ? n : most_threads);
+  }
+  cpu_set_t set;
+  int count = int(std::thread::hardware_concurrency());
+  if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
+  const double granted = quota();
+  if (granted > 0 && granted < count) count = int(granted + 0.5);
+  return count < 1 ? 1 : count;
+}
+
+bool run_loop(const ParallelLoop& loop, int workers) { return pool().run(loop, workers); }
+
+}  // namespace xconv
