@@ -9,6 +9,7 @@ from .errors import (
     MethodRefused,
     XconvError,
 )
+from .adjoint import gradients, input_gradient, kernel_gradient, transpose_convolve
 from .plan import Plan, Spec
 
 __version__ = "0.1.0"
@@ -24,5 +25,9 @@ __all__ = [
     "XconvError",
     "convolve",
     "correlate",
+    "gradients",
+    "input_gradient",
+    "kernel_gradient",
     "plan",
+    "transpose_convolve",
 ]

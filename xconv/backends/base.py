@@ -57,6 +57,10 @@ class Backend:
         """What `xconv info` prints beside the name."""
         return ""
 
+    def details(self) -> Mapping[str, str]:
+        """What `xconv info` prints below it: devices, instruction sets, what is missing and why."""
+        return {}
+
     # Arrays in and out.
 
     def namespace(self, x: Any) -> Any:
@@ -171,6 +175,12 @@ class Backend:
 
     def flip(self, x: Any, axes: tuple[int, ...]) -> Any:
         return self.namespace(x).flip(x, axis=axes)
+
+    def swap(self, x: Any, a: int, b: int) -> Any:
+        """`x` with two axes exchanged."""
+        order = list(range(len(x.shape)))
+        order[a], order[b] = b, a
+        return self.namespace(x).permute_dims(x, tuple(order))
 
     def reshape(self, x: Any, shape: tuple[int, ...]) -> Any:
         return self.namespace(x).reshape(x, shape)

@@ -23,6 +23,7 @@ __all__ = [
     "blocks",
     "cut",
     "floors",
+    "fold",
     "gather",
     "gathered_bytes",
     "source_index",
@@ -266,6 +267,29 @@ def gather(backend: Backend, problem: Problem, x: Any, block: Block, dtype: str)
     padded = backend.full(full, problem.cval, dtype, like=part)
     for pieces in product(*axes):
         padded = backend.assign(padded, (*lead, *(run.at for run in pieces)), piece(pieces))
+    return padded
+
+
+def fold(backend: Backend, problem: Problem, padded: Any) -> Any:
+    """The adjoint of continuing an image: what lies beyond the edges is added where it came from.
+
+    `padded` has the spatial sizes low + S + high, the result S.
+    """
+    first = len(padded.shape) - problem.spatial
+    for axis, ((low, high), n) in enumerate(zip(problem.padding, problem.size, strict=True), first):
+        before = (slice(None),) * axis
+        total = padded[(*before, slice(low, low + n), ...)]
+        for start, stop in ((-low, 0), (n, n + high)):
+            for run in _runs(start, stop, n, problem.boundary):
+                at = slice(run.at.start + start + low, run.at.stop + start + low)
+                part = padded[(*before, at, ...)]
+                source = (*before, run.source, ...)
+                if run.source.stop - run.source.start < at.stop - at.start:  # nearest
+                    part = backend.namespace(part).sum(part, axis=axis, keepdims=True)
+                elif run.reverse:
+                    part = backend.flip(part, (axis,))
+                total = backend.assign(total, source, total[source] + part)
+        padded = total
     return padded
 
 

@@ -1,0 +1,153 @@
+"""Gradients: adjoint identities, finite differences, PyTorch's autograd."""
+
+import itertools
+
+import array_api_strict
+import numpy as np
+import pytest
+import torch
+
+import xconv
+import xconv.torch
+from xconv.testing import Case, cases
+
+RNG = np.random.default_rng(0)
+
+
+def like(y: np.ndarray) -> np.ndarray:
+    noise = RNG.standard_normal(y.shape)
+    return (noise + 1j * RNG.standard_normal(y.shape) if y.dtype.kind == "c" else noise).astype(
+        y.dtype
+    )
+
+
+def rounding(case: Case, y: np.ndarray, gy: np.ndarray, x: np.ndarray, k: np.ndarray) -> float:
+    """Bound of an inner product's rounding error: terms * eps * sum of absolute products.
+
+    sum |gy| |y| is at most sum|gy| * sum|k| * max|x|; every factor is a sum of at most
+    `gy.size * k.size` products, and three computations (y, gx or gk, and the two inner
+    products) round.
+    """
+    terms = 3 * (k.size + gy.size + x.size)
+    eps = float(np.finfo(y.dtype).eps)
+    return terms * eps * float(np.abs(gy).sum() * np.abs(k).sum() * np.abs(x).max(initial=0)) + eps
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_adjoint_identity(seed: int) -> None:
+    """<gy, A x> = <A^H gy, x> and = <B^H gy, k>, over every role, mode, boundary and stride."""
+    checked = 0
+    for case in cases(("float64", "complex128"), 100, seed):
+        options = {name: v for name, v in case.keywords.items() if name != "cval"}
+        y = getattr(xconv, case.op)(case.x, case.k, **options)
+        gy = like(y)
+        gx, gk = xconv.gradients(case.x, case.k, gy, case.op, **options)
+        assert (gx.shape, gx.dtype) == (case.x.shape, case.x.dtype)
+        assert (gk.shape, gk.dtype) == (case.k.shape, case.k.dtype)
+        wanted, allowed = np.vdot(gy, y).real, rounding(case, y, gy, case.x, case.k)
+        assert abs(np.vdot(gx, case.x).real - wanted) <= allowed, str(case)
+        assert abs(np.vdot(gk, case.k).real - wanted) <= allowed, str(case)
+        checked += 1
+    assert checked > 100
+
+
+@pytest.mark.parametrize("boundary", ["constant", "reflect", "mirror", "nearest", "wrap"])
+def test_finite_differences(boundary: str) -> None:
+    """The derivative of a linear map by each element is its value on the unit vector."""
+    x, k = RNG.standard_normal((2, 5, 4)), RNG.standard_normal((2, 3))
+    options = {"mode": ((4, 1), (0, 6)), "boundary": boundary, "stride": (2, 1)}
+    if boundary == "constant":
+        options["cval"] = 1.5
+    y = xconv.convolve(x, k, **options)
+    gy = like(y)
+    gx, gk = xconv.gradients(x, k, gy, **options)
+    # Both are bilinear, so that a difference quotient of step 1 has rounding errors only.
+    allowed = 100 * np.finfo(float).eps * np.abs(gy).sum() * (np.abs(k).sum() + np.abs(x).sum() + 1)
+    for array, gradient in ((x, gx), (k, gk)):
+        for index in np.ndindex(array.shape):
+            moved = array.copy()
+            moved[index] += 1
+            step = xconv.convolve(*((moved, k) if array is x else (x, moved)), **options) - y
+            assert abs((step * gy).sum() - gradient[index]) <= allowed
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [*itertools.product((1, 2, 3), (1, 2, 3))])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("pad", [0, 1, 4])
+def test_against_torch_autograd(stride: int, dilation: int, groups: int, pad: int) -> None:
+    x, k = RNG.standard_normal((2, 4, 13, 14)), RNG.standard_normal((6, 4 // groups, 3, 2))
+    tx, tk = (torch.tensor(a, requires_grad=True) for a in (x, k))
+    y = torch.nn.functional.conv2d(
+        tx, tk, stride=stride, dilation=dilation, groups=groups, padding=pad
+    )
+    gy = RNG.standard_normal(y.shape)
+    y.backward(torch.tensor(gy))
+    gx, gk = xconv.gradients(
+        x, k, gy, "correlate", layout="NCHW", kernel_layout="OIHW", stride=stride,
+        dilation=dilation, groups=groups, mode=((pad, pad), (pad, pad)),
+    )  # fmt: skip
+    # Both sides round sums of at most 2 * 16 * 17 products of values below 5.
+    allowed = 2 * 544 * np.finfo(float).eps * 544 * 25
+    assert np.abs(gx - tx.grad.numpy()).max() <= allowed
+    assert np.abs(gk - tk.grad.numpy()).max() <= allowed
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_transpose_convolve_is_torchs(stride: int) -> None:
+    y, k = RNG.standard_normal((2, 3, 6, 5)), RNG.standard_normal((3, 4, 3, 3))
+    right = torch.nn.functional.conv_transpose2d(torch.tensor(y), torch.tensor(k), stride=stride)
+    shape = tuple(right.shape)
+    result = xconv.transpose_convolve(
+        y, k, shape, "correlate", layout="NCHW", kernel_layout="OIHW", mode="valid", stride=stride
+    )
+    assert np.abs(result - right.numpy()).max() <= 2 * 27 * np.finfo(float).eps * 27 * 25
+
+
+def test_other_namespaces() -> None:
+    x, k = RNG.standard_normal((2, 9)), RNG.standard_normal(3)
+    gy = RNG.standard_normal((2, 9))
+    options = {"mode": "same", "boundary": "reflect"}
+    right = xconv.gradients(x, k, gy, **options)
+    for asarray in (torch.asarray, array_api_strict.asarray):
+        result = xconv.gradients(asarray(x), asarray(k), asarray(gy), **options)
+        for a, b in zip(result, right, strict=True):
+            # Sums of at most 18 products of values below 5, rounded twice.
+            assert np.abs(np.asarray(a) - b).max() <= 2 * 18 * np.finfo(float).eps * 18 * 25
+
+
+def test_what_has_no_gradient_is_refused() -> None:
+    x, k = np.ones(5, int), np.ones(2, int)
+    with pytest.raises(xconv.ArgumentTypeError, match="int64 has no gradient"):
+        xconv.gradients(x, k, np.ones(6, int))
+    with pytest.raises(xconv.ArgumentError, match=r"gy has shape \(5,\)"):
+        xconv.gradients(x * 1.0, k * 1.0, np.ones(5))
+
+
+CASES = [
+    ((1, 5, 4), (3, 2), {"mode": "same", "boundary": "mirror"}),
+    ((2, 4, 7), (4, 2, 3), {"layout": "NCW", "kernel_layout": "OIW", "groups": 2, "stride": 2}),
+    ((2, 6, 3), (2, 3), {"layout": "NWC", "kernel_layout": "WC", "dilation": 2, "cval": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("x_shape", "k_shape", "options"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("op", ["convolve", "correlate"])
+def test_gradcheck(
+    x_shape: tuple[int, ...], k_shape: tuple[int, ...], options: dict, dtype: torch.dtype, op: str
+) -> None:
+    def function(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return getattr(xconv.torch, op)(x, k, **options)
+
+    torch.manual_seed(0)
+    x = torch.randn(x_shape, dtype=dtype, requires_grad=True)
+    k = torch.randn(k_shape, dtype=dtype, requires_grad=True)
+    assert torch.autograd.gradcheck(function, (x, k))
+    assert torch.autograd.gradgradcheck(function, (x, k))
+
+
+def test_torch_arguments() -> None:
+    with pytest.raises(xconv.ArgumentTypeError, match="takes tensors"):
+        xconv.torch.convolve(np.ones(3), torch.ones(2))
+    with pytest.raises(xconv.ArgumentTypeError, match="takes no out="):
+        xconv.torch.convolve(torch.ones(3), torch.ones(2), out=torch.ones(4))
