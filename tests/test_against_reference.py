@@ -12,7 +12,7 @@ from .strategies import BOUNDARIES, DTYPES, ORDERS, Case, constant, problems, ra
 
 METHODS = ("direct", "fft", "separable")
 relaxed = settings(
-    max_examples=120,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -53,16 +53,16 @@ def test_problems(case):
 @pytest.mark.parametrize("seed", range(8))
 def test_random_cases(seed):
     done = Counter()
-    for i in range(50):
+    for i in range(40):
         done.update(answers(random_case(np.random.default_rng([seed, i]))))
-    assert done["auto"] == done["direct"] == 50
-    assert done["fft"] > 20
+    assert done["auto"] == done["direct"] == 40
+    assert done["fft"] > 12
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "c8", "c16"])
 def test_separable_is_reached(dtype):
-    cases = (random_case(np.random.default_rng([11, i]), [dtype]) for i in range(60))
-    assert sum("separable" in answers(case) for case in cases) >= 4
+    cases = (random_case(np.random.default_rng([11, i]), [dtype]) for i in range(40))
+    assert sum("separable" in answers(case) for case in cases) >= 2
 
 
 def test_separable_float16():
@@ -130,20 +130,50 @@ def test_images_of_many_blocks(size, boundary):
         assert right.disagreement(plan(x), constant(plan)) == ""
 
 
-@pytest.mark.parametrize("method", ["direct", "fft", "separable"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["f4", "c16"])
 def test_out_that_overlaps_the_input(method, dtype):
-    """As if x had been copied first, whether out is x, or x moved by some elements."""
+    """As if x had been copied first: where out is x, x moved by some elements, or x turned.
+
+    The images take several blocks, so that writing one would spoil what the next one reads.
+    """
     rng = np.random.default_rng(14)
-    k = np.outer(rng.normal(size=4), rng.normal(size=3)).astype(dtype)
-    for shift in (-40, -7, 0, 1, 40):
-        memory = rng.normal(size=(3 * 400 + 80)).astype(dtype)
-        x = memory[40 : 40 + 1200].reshape(3, 20, 20)
-        out = memory[40 + shift : 40 + shift + 1200].reshape(3, 20, 20)
-        for view in (out, out[:, ::-1], out.transpose(0, 2, 1)):
-            memory[:] = rng.normal(size=memory.shape)
-            right = Case("correlate", x.copy(), k, {"mode": "same", "boundary": "nearest"})
-            keywords = {"mode": "same", "boundary": "nearest", "method": method}
-            c = constant(xconv.plan(x, k, "correlate", **keywords))
-            assert xconv.correlate(x, k, out=view, **keywords) is view
-            assert right.expected().disagreement(view, c) == ""
+    k = np.outer(rng.normal(size=5), rng.normal(size=7)).astype(dtype)
+    keywords = {"mode": "same", "boundary": "nearest", "method": method}
+    shape, size = (3, 300, 300), 3 * 300 * 300
+    values = rng.normal(size=size + 4000).astype(dtype)
+    for shift in (-1700, -7, 0, 1, 1700):
+        memory = values.copy()
+        x = memory[2000 : 2000 + size].reshape(shape)
+        out = memory[2000 + shift : 2000 + shift + size].reshape(shape)
+        views = (out, out[:, ::-1], out.transpose(0, 2, 1), out[::-1]) if shift == 0 else (out,)
+        right = xconv.correlate(x.copy(), k, **keywords)
+        plan = xconv.plan(x, k, "correlate", **keywords)
+        scale = np.abs(k).sum() * np.abs(x).max()
+        for view in views:
+            memory[:] = values
+            assert plan(x, out=view) is view
+            error = np.abs(view - right).max()
+            assert error <= 2 * constant(plan) * np.finfo(dtype).eps * scale
+
+
+def test_in_place_within_max_memory():
+    """The copy of x counts as scratch: a part of the batch at a time where there is little."""
+    x, k = np.random.default_rng(16).normal(size=(60, 50, 40)), np.ones((3, 3))
+    keywords = {"axes": (0, 1), "mode": "same", "boundary": "wrap", "method": "direct"}
+    y = x.copy()
+    xconv.convolve(y, k, out=y, workers=1, max_memory=3 << 17, **keywords)
+    assert x.nbytes > 3 << 17
+    np.testing.assert_array_equal(y, xconv.convolve(x, k, **keywords))
+
+
+def test_in_place_without_room():
+    """An image alone has no batch to cut."""
+    x, k = np.random.default_rng(17).normal(size=(400, 300)), np.ones((3, 3))
+    keywords = {"mode": "same", "method": "direct", "workers": 1}
+    y = x.copy()
+    with pytest.raises(xconv.MemoryLimitError, match="overlaps"):
+        xconv.convolve(y, k, out=y, max_memory=3 << 17, **keywords)
+    np.testing.assert_array_equal(y, x)
+    xconv.convolve(y, k, out=y, max_memory=1 << 23, **keywords)
+    np.testing.assert_array_equal(y, xconv.convolve(x, k, **keywords))
