@@ -1,0 +1,44 @@
+// The little of CUDA C++ that the kernels use, for a host compiler; emulator.cpp runs them.
+#pragma once
+#include <math.h>
+#include <string.h>
+
+struct EmulatedIndex { unsigned x, y, z; };
+extern "C" {
+extern EmulatedIndex emulated_thread, emulated_block, emulated_threads, emulated_blocks;
+extern unsigned char* emulated_shared;
+void emulated_barrier();
+}
+#define threadIdx emulated_thread
+#define blockIdx emulated_block
+#define blockDim emulated_threads
+#define gridDim emulated_blocks
+#define __global__
+#define __device__
+#define __grid_constant__
+#define __launch_bounds__(...)
+#define __syncthreads emulated_barrier
+#define XCONV_SHARED(name) unsigned char* const name = emulated_shared
+
+// Half precision in software: `scale` is the last place of a half of the magnitude of v.
+inline unsigned short half_bits(double v)
+{
+    const unsigned short sign = signbit(v) ? 0x8000 : 0;
+    const double size = fabs(v);
+    if (isnan(v)) return sign | 0x7e00;
+    if (size >= 65520) return sign | 0x7c00;
+    int exponent;
+    frexp(size, &exponent);  // size < 2^exponent
+    if (size == 0 || exponent < -13) exponent = -13;
+    const double scale = ldexp(1.0, exponent - 11);
+    const int units = static_cast<int>(nearbyint(size / scale));  // ties to even
+    return sign | static_cast<unsigned short>(((exponent + 13) << 10) + units);
+}
+inline unsigned short half_bits(float v) { return half_bits(static_cast<double>(v)); }
+inline float half_value(unsigned short bits)
+{
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const float size = exponent == 31 ? (fraction ? NAN : INFINITY)
+        : exponent ? ldexpf(1024 + fraction, exponent - 25) : ldexpf(fraction, -24);
+    return bits & 0x8000 ? -size : size;
+}

@@ -1,0 +1,179 @@
+"""A CUDA device of NumPy, scipy.fft and the host's C++ compiler, to test the backend without one.
+
+The kernels are the very sources that NVRTC gets.  What this cannot show: speed, bank conflicts,
+divergence of warps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import array_api_compat.numpy
+import numpy as np
+import scipy.fft
+
+HERE = Path(__file__).parent
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+BEHIND = """
+extern "C" const unsigned long emulated_argument_bytes = sizeof(Call);
+extern "C" void emulated_run(void* call) { %s(*static_cast<const Call*>(call)); }
+"""
+
+
+class DeviceArray(np.ndarray):
+    """An array in the memory of the emulated device; plain NumPy arrays are on the host."""
+
+
+def on_device(values: Any) -> DeviceArray:
+    return np.asarray(values).view(DeviceArray)
+
+
+class Namespace:
+    """array_api_compat.numpy with results on the device."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(array_api_compat.numpy, name)
+        if isinstance(found, type) or not callable(found):
+            return found
+
+        @functools.wraps(found)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            result = found(*arguments, **keywords)
+            return result.view(DeviceArray) if isinstance(result, np.ndarray) else result
+
+        setattr(self, name, call)
+        return call
+
+
+class EmulatedDevice:
+    """Implements xconv.cuda.device.Device."""
+
+    def __init__(
+        self,
+        *,
+        specialise: bool = False,
+        shared: int = 48 << 10,
+        order: int | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
+        self.xp: Any = Namespace()
+        self.fft = scipy.fft
+        self.specialise = specialise
+        self.launches: list[str] = []
+        """Names of the kernels that ran."""
+        self._shared = shared
+        self._order = order
+        self._options = options
+
+    def number(self) -> int:
+        return 0
+
+    def mark(self) -> None:
+        return None
+
+    def wait(self, mark: None) -> None:
+        return None
+
+    def owns(self, x: Any) -> bool:
+        return isinstance(x, DeviceArray)
+
+    def pointer(self, x: DeviceArray) -> int:
+        assert isinstance(x, DeviceArray), "the address of a host array went to the device"
+        return x.ctypes.data
+
+    def to_numpy(self, x: DeviceArray) -> np.ndarray:
+        return np.array(x, subok=False)
+
+    def active(self, x: DeviceArray) -> Any:
+        return nullcontext()
+
+    def shared_bytes(self) -> int:
+        return self._shared
+
+    def processors(self) -> int:
+        return 4
+
+    @functools.lru_cache(1024)  # noqa: B019 - devices live as long as the tests
+    def kernel(self, name: str, source: str) -> Any:
+        library = ctypes.CDLL(str(built(source, name, self._options)))
+        run = ctypes.cast(library.emulated_run, ctypes.c_void_p)
+        size = ctypes.c_ulong.in_dll(library, "emulated_argument_bytes").value
+        start = ctypes.CDLL(str(runtime(self._options))).emulated_launch
+        start.argtypes = [
+            ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.POINTER(ctypes.c_uint),
+            ctypes.c_size_t, ctypes.c_int, ctypes.c_uint32,
+        ]  # fmt: skip
+
+        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: Any) -> None:
+            assert argument.nbytes == size, f"{argument.nbytes} bytes for a struct of {size}"
+            assert argument.nbytes <= 4096, "a call passes at most 4096 bytes by value"
+            assert 0 < blocks < 1 << 31
+            assert 0 < threads[0] * threads[1] <= 1024
+            assert shared <= self._shared
+            number = len(self.launches)
+            self.launches.append(name)
+            order = number % 3 if self._order is None else self._order
+            address = aligned(argument)
+            if start(run, address.ctypes.data, blocks, (ctypes.c_uint * 2)(*threads), shared,
+                     order, number):  # fmt: skip
+                raise RuntimeError(f"{name}: some threads wait at a barrier that others never reach")
+
+        launch.library = library  # type: ignore[attr-defined]
+        return launch
+
+
+def aligned(argument: np.ndarray) -> np.ndarray:
+    """A copy of the record at an address that is a multiple of 16, as parameters are."""
+    room = np.zeros(argument.nbytes + 16, np.uint8)
+    at = -room.ctypes.data % 16
+    copy = room[at : at + argument.nbytes]
+    copy[...] = np.frombuffer(argument.tobytes(), np.uint8)
+    return copy
+
+
+def runtime(options: tuple[str, ...] = ()) -> Path:
+    source = (HERE / "emulator.cpp").read_text()
+    return compiled(source, "emulator.cpp", ("-O2", *options))
+
+
+def built(source: str, name: str, options: tuple[str, ...] = ()) -> Path:
+    """The kernel as a shared library of the host."""
+    library = runtime(options)
+    text = '#include "emulator.h"\n' + source + BEHIND % name
+    return compiled(text, f"{name}.cpp", ("-O1", "-ffp-contract=off", *options, str(library)))
+
+
+@functools.cache
+def _header() -> str:
+    return (HERE / "emulator.h").read_text()
+
+
+def compiled(source: str, name: str, options: tuple[str, ...]) -> Path:
+    """The source as a shared library, from the cache where it has been compiled before."""
+    assert COMPILER is not None
+    folder = Path(
+        os.environ.get("XCONV_EMULATOR_CACHE")
+        or Path(tempfile.gettempdir()) / f"xconv-emulator-{os.getuid()}"
+    )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = hashlib.sha256("\n".join((_header(), *options, source)).encode()).hexdigest()[:24]
+    path = folder / f"{key}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            (Path(work) / name).write_text(source)
+            subprocess.run(
+                [COMPILER, "-std=c++17", "-shared", "-fPIC", "-w", f"-I{HERE}", name,
+                 "-o", "out.so", *options],
+                cwd=work, check=True,
+            )  # fmt: skip
+            os.replace(Path(work) / "out.so", path)
+    return path

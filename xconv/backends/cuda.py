@@ -1,0 +1,199 @@
+"""CUDA arrays: our kernels, cuFFT through CuPy, on the caller's device and stream."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..cuda import foreign
+from ..cuda.device import CuPyDevice, Device, cache_folder
+from ..cuda.direct import AnyDirect, TiledDirect
+from ..cuda.rates import rates
+from ..cuda.status import reason, status
+from ..cuda.transforms import ArrayDirect, CuFFT, SeparablePasses
+from ..cuda.weights import Weights
+from ..errors import MemoryLimitError
+from ..methods.base import Method
+from ..problem import Problem, itemsize
+from .base import Backend, refuse_masked
+
+__all__ = ["CUDABackend"]
+
+
+class CUDABackend(Backend):
+    """CuPy arrays, and CUDA arrays of PyTorch, JAX and Numba without a copy.
+
+    Work is ordered on the stream that is current for the library of `x`; no call waits for the
+    device, but for reading back a kernel that is on the device where the choice of method (or
+    method="separable" and "fft") needs its values.
+    """
+
+    name = "cuda"
+    methods: tuple[Method, ...] = (  # type: ignore[misc]
+        TiledDirect(),
+        AnyDirect(),
+        CuFFT(),
+        SeparablePasses(),
+        ArrayDirect(),
+    )
+    block_bytes = 32 << 20  # a few transforms that stay in the second-level cache of an H100
+
+    def __init__(self, device: Device | None = None) -> None:
+        self._given = device
+
+    @functools.cached_property
+    def device(self) -> Device:
+        return self._given or CuPyDevice()
+
+    @functools.cached_property
+    def rates(self) -> Mapping[str, float]:  # type: ignore[override]
+        if self._given is None and status()[0] == "ok":
+            import cupy
+
+            card = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+            return rates(card)
+        return rates("H100")
+
+    def owns(self, x: Any) -> bool:
+        if self._given is not None:
+            return self._given.owns(x)
+        cupy = sys.modules.get("cupy")
+        if cupy is not None and isinstance(x, getattr(cupy, "ndarray", ())):
+            return True
+        # Other libraries' arrays have a backend too, which is used where CuPy is missing.
+        return foreign.is_foreign(x) and importlib.util.find_spec("cupy") is not None
+
+    def unavailable(self) -> str | None:
+        return None if self._given is not None else reason()
+
+    def version(self) -> str:
+        if "cupy" not in sys.modules and importlib.util.find_spec("cupy") is None:
+            return "CuPy not installed"
+        from importlib import metadata
+
+        names = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
+        for name in names:
+            try:
+                return f"CuPy {metadata.version(name)}"
+            except metadata.PackageNotFoundError:
+                continue
+        return "CuPy of unknown version"
+
+    def details(self) -> Mapping[str, str]:
+        state, sentence = status()
+        found = {"status": f"{state}: {sentence}", "compiled kernels": str(cache_folder())}
+        if state == "ok":
+            import cupy
+
+            runtime = cupy.cuda.runtime
+            found["driver"] = _version(runtime.driverGetVersion())
+            found["runtime"] = _version(runtime.runtimeGetVersion())
+            for n in range(runtime.getDeviceCount()):
+                card = runtime.getDeviceProperties(n)
+                found[f"device {n}"] = (
+                    f"{card['name'].decode()}, sm_{card['major']}{card['minor']}, "
+                    f"{card['totalGlobalMem'] >> 20:,} MiB"
+                )
+        return found
+
+    # Arrays in and out: the caller's own stay what they are, and are borrowed for a session.
+
+    def namespace(self, x: Any) -> Any:
+        return super().namespace(x) if foreign.is_foreign(x) else self.device.xp
+
+    @contextmanager
+    def session(self, x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
+        """`x` and `y` as arrays of the device, which and whose stream are current meanwhile."""
+        stream = foreign.stream_of(x)
+        source, target = self._borrowed(x), self._borrowed(y)
+        try:
+            with self.device.active(source), stream:
+                item = source.dtype.itemsize
+                if self.device.pointer(source) % item or any(s % item for s in source.strides):
+                    source = source.copy()  # the kernels read whole elements
+                yield source, target
+        except MemoryError as error:
+            if isinstance(error, MemoryLimitError):
+                raise
+            raise MemoryLimitError(
+                f"the device ran out of memory for scratch: {error}; give max_memory= less, use "
+                'method="direct", which needs none, or convolve a part of the batch at a time'
+            ) from error
+
+    def _borrowed(self, x: Any) -> Any:
+        return x if self.device.owns(x) else foreign.borrowed(x)
+
+    def given_back(self, y: Any, like: Any) -> Any:
+        """`y` in the type of `like`."""
+        if self.device.owns(y) and not self.device.owns(like):
+            return foreign.given_back(y, like)
+        return y
+
+    def accept_kernel(self, k: Any, x: Any) -> Any:
+        refuse_masked(k, "the kernel")
+        if self.owns(k):
+            return self._borrowed(k)
+        return super().accept_kernel(k, x)
+
+    def weights(self, problem: Problem, kernel: Any, like: Any) -> Weights:
+        return Weights(self.device, problem, kernel)
+
+    def to_numpy(self, x: Any) -> np.ndarray:
+        return self.device.to_numpy(self._borrowed(x)) if self.owns(x) else np.asarray(x)
+
+    def asarray(self, values: np.ndarray, dtype: str, like: Any) -> Any:
+        return self.device.xp.asarray(np.array(values, dtype=np.dtype(dtype), order="C"))
+
+    def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        try:
+            with self.device.active(self._borrowed(like)), foreign.stream_of(like):
+                return self.device.xp.empty(shape, dtype=np.dtype(dtype))
+        except MemoryError as error:
+            wanted = int(np.prod(shape, dtype=object)) * itemsize(dtype)
+            raise MemoryLimitError(
+                f"the result of shape {shape} and dtype {dtype} takes {wanted:,} bytes, which the "
+                f"device does not have free ({error}); use a larger stride, or convolve a part "
+                "of the batch at a time"
+            ) from error
+
+    def full(self, shape: tuple[int, ...], value: complex, dtype: str, like: Any) -> Any:
+        value = bool(value) if dtype == "bool" else value
+        return self.device.xp.full(shape, value, dtype=np.dtype(dtype))
+
+    def take(self, x: Any, index: np.ndarray, axis: int) -> Any:
+        xp = self.device.xp
+        return xp.take(x, xp.asarray(index), axis=axis)
+
+    def overlaps(self, out: Any, x: Any) -> bool:
+        return bool(self.device.xp.may_share_memory(self._borrowed(out), self._borrowed(x)))
+
+    def same_memory(self, a: Any, b: Any) -> bool:
+        a, b = self._borrowed(a), self._borrowed(b)
+        return (self.device.pointer(a), a.strides) == (self.device.pointer(b), b.strides)
+
+    def copy(self, x: Any) -> Any:
+        with self.device.active(self._borrowed(x)), foreign.stream_of(x):
+            return self._borrowed(x).copy()
+
+    def peak(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:
+        """Ones: the rows look for values that no transform can take on the device, afterwards."""
+        return np.ones([n for axis, n in enumerate(x.shape) if axis not in axes])
+
+    def transform(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...]) -> Any:
+        fft = self.device.fft
+        return (fft.fftn if x.dtype.kind == "c" else fft.rfftn)(x, s=n, axes=axes)
+
+    def inverse(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
+        fft = self.device.fft
+        return (fft.ifftn if dtype.startswith("complex") else fft.irfftn)(x, s=n, axes=axes)
+
+
+def _version(number: int) -> str:
+    """CUDA's 12040 as "12.4"."""
+    return f"CUDA {number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,1 @@
+"""CUDA kernels and what launches them; nothing here imports CuPy before it is needed."""

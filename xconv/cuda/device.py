@@ -1,0 +1,190 @@
+"""The seam between the backend and a CUDA device; tests put an emulated one in its place."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["CuPyDevice", "Device", "Kernel", "compile_options"]
+
+Kernel = Callable[[int, tuple[int, int], int, "np.ndarray[Any, Any]"], None]
+"""(blocks, threads (x, y), bytes of dynamic shared memory, the one argument as a record)."""
+
+
+class Device(Protocol):
+    """What the backend asks of a device; the current one, where there are several."""
+
+    xp: Any
+    """Array namespace, as array-api-compat gives it."""
+    fft: Any
+    """Module with rfftn, irfftn, fftn and ifftn."""
+
+    specialise: bool
+    """Whether kernels are compiled for the taps of a problem, where that pays."""
+
+    def number(self) -> int:
+        """Of the current device."""
+
+    def mark(self) -> Any:
+        """Stands for what has been ordered on the current stream so far."""
+
+    def wait(self, mark: Any) -> None:
+        """Orders what comes next on the current stream after a mark; the host does not wait."""
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is an array of the namespace."""
+
+    def pointer(self, x: Any) -> int: ...
+
+    def to_numpy(self, x: Any) -> np.ndarray[Any, Any]: ...
+
+    def active(self, x: Any) -> AbstractContextManager[Any]:
+        """Makes the device of `x` the current one."""
+
+    def shared_bytes(self) -> int:
+        """Most dynamic shared memory of one block."""
+
+    def processors(self) -> int:
+        """Blocks that really run at the same time."""
+
+    def kernel(self, name: str, source: str) -> Kernel:
+        """The compiled kernel of that name, from a cache where it has been compiled before."""
+
+
+def compile_options(architecture: str) -> tuple[str, ...]:
+    """Options for NVRTC: IEEE arithmetic (CuPy's own would flush subnormals to zero)."""
+    return (f"--gpu-architecture={architecture}", "--std=c++17", "--ftz=false", "-default-device")
+
+
+class CuPyDevice:
+    """The current CUDA device, through CuPy; work is ordered on CuPy's current stream."""
+
+    def __init__(self) -> None:
+        import array_api_compat.cupy as xp
+        import cupy
+        import cupyx.scipy.fft
+
+        self.xp: Any = xp
+        self.fft: Any = cupyx.scipy.fft
+        self._cupy: Any = cupy
+
+    specialise = True
+
+    def number(self) -> int:
+        return int(self._cupy.cuda.runtime.getDevice())
+
+    def mark(self) -> Any:
+        stream = self._cupy.cuda.get_current_stream()
+        return stream.ptr, stream.record()
+
+    def wait(self, mark: Any) -> None:
+        stream = self._cupy.cuda.get_current_stream()
+        made_on, event = mark
+        if stream.ptr != made_on:
+            stream.wait_event(event)
+
+    def owns(self, x: Any) -> bool:
+        return isinstance(x, self._cupy.ndarray)
+
+    def pointer(self, x: Any) -> int:
+        return int(x.data.ptr)
+
+    def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
+        return np.asarray(self._cupy.asnumpy(x))
+
+    def active(self, x: Any) -> AbstractContextManager[Any]:
+        return x.device  # type: ignore[no-any-return]
+
+    def _attribute(self, name: str) -> int:
+        return int(self._cupy.cuda.Device().attributes[name])
+
+    def shared_bytes(self) -> int:
+        return self._attribute("MaxSharedMemoryPerBlockOptin")
+
+    def processors(self) -> int:
+        return self._attribute("MultiProcessorCount")
+
+    def kernel(self, name: str, source: str) -> Kernel:
+        return self._kernel(self.number(), name, source)
+
+    @functools.lru_cache(512)  # noqa: B019 - there is one such object in a process
+    def _kernel(self, device: int, name: str, source: str) -> Kernel:
+        driver = self._cupy.cuda.driver
+        architecture = f"sm_{self._cupy.cuda.Device(device).compute_capability}"
+        module = self._cupy.cuda.function.Module()
+        module.load(_cached(source, compile_options(architecture), self._compiled))
+        function = module.get_function(name)
+        largest = 48 << 10  # what a kernel may use without asking
+
+        def launch(
+            blocks: int, threads: tuple[int, int], shared: int, argument: np.ndarray[Any, Any]
+        ) -> None:
+            nonlocal largest
+            if shared > largest:
+                attribute = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                driver.funcSetAttribute(function.ptr, attribute, shared)
+                largest = shared
+            pointers = np.array([argument.ctypes.data], np.uintp)
+            driver.launchKernel(
+                function.ptr, blocks, 1, 1, *threads, 1, shared,
+                self._cupy.cuda.get_current_stream().ptr, pointers.ctypes.data, 0,
+            )  # fmt: skip
+
+        launch.module = module  # type: ignore[attr-defined]  # the function lives as long as it
+        return launch
+
+    def _compiled(self, source: str, options: Sequence[str]) -> bytes:
+        from cupy_backends.cuda.libs import nvrtc
+
+        program = nvrtc.createProgram(source, "xconv.cu", (), ())
+        try:
+            nvrtc.compileProgram(program, tuple(options))
+            return bytes(nvrtc.getCUBIN(program))
+        except nvrtc.NVRTCError as error:
+            log = nvrtc.getProgramLog(program)
+            raise RuntimeError(f"NVRTC could not compile a kernel of xconv: {log}") from error
+        finally:
+            nvrtc.destroyProgram(program)
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: XCONV_CACHE_DIR, else xconv in the user's cache folder."""
+    given = os.environ.get("XCONV_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given or Path(home) / "xconv") / "cuda"
+
+
+def _cached(
+    source: str, options: Sequence[str], compiled: Callable[[str, Sequence[str]], bytes]
+) -> bytes:
+    """The binary from the disk cache, or compiled and put there; a full disk does no harm."""
+    key = hashlib.sha256("\n".join((*options, source)).encode()).hexdigest()[:32]
+    path = cache_folder() / f"{key}.cubin"
+    with suppress(OSError):
+        return path.read_bytes()
+    binary = compiled(source, options)
+    with suppress(OSError), _replacing(path) as temporary:
+        temporary.write_bytes(binary)
+    return binary
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A new file beside `path` that takes its place when it is written in full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

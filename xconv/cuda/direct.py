@@ -1,0 +1,167 @@
+"""The direct rows of the CUDA backend: the tiled kernel, and the one for every problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..methods.base import Limits, Method
+from ..problem import Axis, Problem, Work, itemsize
+from . import tiling
+from .device import Device
+from .geometry import Geometry, geometry
+from .launch import any_launch, any_refusal, tiled_launch
+from .source import sum_dtype, supported
+from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..backends.cuda import CUDABackend
+
+__all__ = ["AnyDirect", "TiledDirect", "kernel_refusal", "run_any", "run_tiled"]
+
+_WORTH_COMPILING = 1 << 26
+"""Multiply-adds from which a kernel is compiled for its taps: NVRTC takes about a second."""
+
+
+def steps(array: Any, axes: Sequence[Axis]) -> tuple[int, ...]:
+    """Elements from one index to the next along the canonical axes of a user's array."""
+    item = array.dtype.itemsize
+    return tuple(0 if a.of < 0 else array.strides[a.of] // item * a.step for a in axes)
+
+
+@lru_cache(512)
+def nominal(problem: Problem) -> Geometry:
+    """The geometry of contiguous arrays, to ask before there are any."""
+    shapes = (problem.x_shape, problem.x_axes), (problem.y_shape, problem.y_axes)
+    return geometry(
+        problem,
+        *(
+            tuple(0 if a.of < 0 else math.prod(shape[a.of + 1 :]) * a.step for a in axes)
+            for shape, axes in shapes
+        ),
+    )
+
+
+_geometry = lru_cache(2048)(geometry)
+
+
+@lru_cache(512)
+def _cval(problem: Problem) -> Any:
+    """`cval` as the kernels sum it."""
+    with np.errstate(all="ignore"):
+        value = np.asarray(problem.cval).astype(problem.dtype)
+        return value.astype(sum_dtype(problem.dtype))[()]
+
+
+def run_any(
+    device: Device, problem: Problem, weights: Weights, x: Any, y: Any, safe: Any = None
+) -> None:
+    """Launch one thread per output on the user's arrays, which are the device's.
+
+    Entries (batch..., G) of which the array `safe` holds 1 are left as they are.
+    """
+    where = _geometry(
+        problem,
+        steps(x, problem.x_axes),
+        steps(y, problem.y_axes),
+        () if safe is None else tuple(safe.strides),
+    )
+    launch = any_launch(
+        device, where, problem.x_dtype, problem.dtype, _cval(problem), device.number()
+    )
+    skip = 0 if safe is None else device.pointer(safe)
+    launch(device.pointer(x), device.pointer(y), weights.pointer(device), skip)
+
+
+def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:
+    """Launch the tiled kernel; False where these strides or this device do not suit it."""
+    where = _geometry(problem, steps(x, problem.x_axes), steps(y, problem.y_axes))
+    if tiling.refusal(where):
+        return False
+    launch = tiled_launch(
+        device,
+        where,
+        problem.x_dtype,
+        problem.dtype,
+        _cval(problem),
+        0 if weights.host is None else weights.host.size,
+        device.specialise and where.outputs * where.taps >= _WORTH_COMPILING,
+        device.number(),
+    )
+    if launch is None:
+        return False
+    if launch.filters and weights.host is not None:
+        launch(device.pointer(x), device.pointer(y), filters=weights.host.ravel())
+    else:
+        launch(device.pointer(x), device.pointer(y), weights.pointer(device))
+    return True
+
+
+def kernel_refusal(problem: Problem) -> str | None:
+    """Why none of our kernels can run the problem; None if one can."""
+    for dtype in (problem.x_dtype, problem.dtype):
+        if not supported(dtype):
+            return f"the CUDA kernels do not have {dtype}"
+    return any_refusal(nominal(problem))
+
+
+class AnyDirect(Method):
+    """One thread per output, which takes every problem."""
+
+    name = "direct"
+    variant = "one thread per output"
+    on_user_axes = True
+    rate = "any"
+
+    def refuses(self, problem: Problem) -> str | None:
+        return kernel_refusal(problem)
+
+    def rounding(self, problem: Problem) -> float:
+        return problem.taps + 2.0
+
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        outputs = math.prod(problem.y_shape)
+        moved = math.prod(problem.x_shape) * itemsize(problem.x_dtype)
+        moved += outputs * itemsize(problem.dtype)
+        return Work(
+            amounts=(
+                (f"{self.rate}.{problem.accumulator}", float(outputs * problem.taps)),
+                ("memory", float(moved)),
+                ("calls", 1.0),
+            ),
+            kept=math.prod(problem.k_shape) * sum_dtype(problem.dtype).itemsize,
+            note=self.variant,
+        )
+
+    def run(
+        self,
+        backend: CUDABackend,  # type: ignore[override]
+        problem: Problem,
+        state: Weights,
+        x: Any,
+        y: Any,
+        limits: Limits,
+    ) -> Any:
+        with backend.session(x, y) as (source, target):
+            if 0 not in problem.y_shape:
+                self.launch(backend.device, problem, state, source, target)
+        return backend.given_back(y, x)
+
+    def launch(self, device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> None:
+        run_any(device, problem, weights, x, y)
+
+
+class TiledDirect(AnyDirect):
+    variant = "tiles in shared memory"
+    rate = "direct"
+
+    def refuses(self, problem: Problem) -> str | None:
+        return kernel_refusal(problem) or tiling.refusal(nominal(problem))
+
+    def launch(self, device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> None:
+        if not run_tiled(device, problem, weights, x, y):
+            run_any(device, problem, weights, x, y)

@@ -1,0 +1,79 @@
+// One thread per output, for every problem: any number of axes, any strides, 64-bit offsets.
+//
+// Put in front: Input, Value, Sum and SPATIAL, the number of convolved axes.
+
+struct Call {
+    const Input* x;
+    Value* y;
+    const Sum* w;               // (groups, outputs, channels, taps...), contiguous
+    const unsigned char* skip;  // outputs whose flag is not 0 are left as they are; or null
+    long long outputs;
+    long long x_channel;
+    int channels;
+    int outers;
+    Outer outer[8];
+    Spatial spatial[SPATIAL];
+    int order[8 + SPATIAL];  // axes of the result, outer ones first, by the distance in memory
+    Sum cval;
+};
+
+struct At {
+    const Input* x;  // null beyond a constant edge
+    const Sum* w;
+    long long first[SPATIAL];  // position under the first tap
+};
+
+// The products of all taps of the axes AXIS, ..., SPATIAL - 1, in the kernel's order.
+template <int AXIS> struct Taps {
+    static __device__ void add(const Call& call, At& at, const Input* x, Sum& sum)
+    {
+        const Spatial& axis = call.spatial[AXIS];
+        long long position = at.first[AXIS];
+        for (int t = 0; t < axis.taps; ++t, position += axis.dilation) {
+            const long long i = source_index(position, axis.size, axis.boundary);
+            Taps<AXIS + 1>::add(call, at, x && i >= 0 ? x + i * axis.x : nullptr, sum);
+        }
+    }
+};
+template <> struct Taps<SPATIAL> {
+    static __device__ void add(const Call& call, At& at, const Input* x, Sum& sum)
+    {
+        const Sum v = x ? Convert<Sum>::of(Convert<Value>::of(*x)) : call.cval;
+        sum = mad(v, *at.w++, sum);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(256) any(const __grid_constant__ Call call)
+{
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    long long output = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    for (; output < call.outputs; output += step) {
+        At at{call.x, call.w, {}};
+        Value* y = call.y;
+        const unsigned char* skip = call.skip;
+        long long rest = output;
+        for (int n = 0; n < call.outers + SPATIAL; ++n) {
+            const int which = call.order[n];
+            if (which < call.outers) {
+                const Outer& axis = call.outer[which];
+                const long long i = rest % axis.size;
+                rest /= axis.size;
+                at.x += i * axis.x;
+                at.w += i * axis.w;
+                y += i * axis.y;
+                skip += skip ? i * axis.skip : 0;
+            } else {
+                const Spatial& axis = call.spatial[which - call.outers];
+                const long long i = rest % axis.outputs;
+                rest /= axis.outputs;
+                at.first[which - call.outers] = i * axis.stride - axis.low;
+                y += i * axis.y;
+            }
+        }
+        if (skip && *skip) continue;
+        Sum sum{};
+        for (int channel = 0; channel < call.channels; ++channel)
+            Taps<0>::add(call, at, at.x + channel * call.x_channel, sum);
+        *y = Convert<Value>::of(sum);
+    }
+}

@@ -1,0 +1,224 @@
+"""Calls of the kernels: the record that each takes as its one argument, filled and launched."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import numpy as np
+
+from . import tiling
+from .device import Device, Kernel
+from .geometry import OUTER, SPATIAL, Geometry, Outer, record
+from .source import kernel_source, sum_dtype
+from .tiling import Roles, Tile
+
+__all__ = ["PARAMETER_BYTES", "Launch", "any_launch", "any_refusal", "tiled_launch"]
+
+PARAMETER_BYTES = 4096
+"""What a call may pass by value on every device and driver."""
+_MOST_BLOCKS = (1 << 31) - 1
+_ANY_OUTER = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel with its shape and its argument; only the pointers are missing."""
+
+    kernel: Kernel
+    blocks: int
+    threads: tuple[int, int]
+    shared: int
+    argument: np.ndarray[Any, Any]
+    filters: int = 0
+    """Weights that are passed by value."""
+
+    def __call__(
+        self, x: int, y: int, w: int = 0, skip: int = 0, filters: np.ndarray[Any, Any] | None = None
+    ) -> None:
+        """Run on the memory at these addresses, on the current stream."""
+        argument = self.argument.copy()
+        argument["x"], argument["y"], argument["w"] = x, y, w
+        if skip:
+            argument["skip"] = skip
+        if self.filters:
+            argument["filter"] = filters
+        self.kernel(self.blocks, self.threads, self.shared, argument)
+
+
+def any_fields(spatial: int, total: np.dtype[Any]) -> np.dtype[np.void]:
+    """The struct Call of any.cu."""
+    return record(
+        [
+            *((name, np.uint64, 0) for name in ("x", "y", "w", "skip")),
+            ("outputs", np.int64, 0),
+            ("x_channel", np.int64, 0),
+            ("channels", np.int32, 0),
+            ("outers", np.int32, 0),
+            ("outer", OUTER, _ANY_OUTER),
+            ("spatial", SPATIAL, spatial),
+            ("order", np.int32, _ANY_OUTER + spatial),
+            ("cval", total, 0),
+        ]
+    )
+
+
+def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
+    """The struct Call of tiled.cu."""
+    counts = (
+        "rows_in rows_out rows_low rows_boundary "
+        "columns_in columns_out columns_low columns_boundary "
+        "lanes channels slabs outers deeps taps_h taps_w stride_h dilation_h m pitch tile_h tile_w tile_elements "
+        "blocks_lane blocks_column blocks_row"
+    )
+    distances = "x_row x_column x_lane x_channel y_row y_column y_lane w_lane"
+    return record(
+        [
+            *((name, np.uint64, 0) for name in ("x", "y", "w")),
+            *((name, np.int64, 0) for name in ("blocks", *distances.split())),
+            *((name, np.int32, 0) for name in counts.split()),
+            ("outer", OUTER, tiling.OUTER),
+            ("deep", SPATIAL, tiling.DEEP),
+            ("cval", total, 0),
+            ("filter", total, max(filters, 1)),
+        ]
+    )
+
+
+def _argument(fields: np.dtype[np.void], **values: Any) -> np.ndarray[Any, Any]:
+    """A record with these values; axes are given as tuples of Outer or Spatial."""
+    argument = np.zeros((), fields)
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            for n, axis in enumerate(value):
+                argument[name][n] = astuple(axis)
+        else:
+            argument[name] = value
+    return argument
+
+
+def any_refusal(geometry: Geometry) -> str | None:
+    """Why the kernel for every problem cannot run this; None if it can."""
+    if len(geometry.outer) > _ANY_OUTER or len(geometry.spatial) > _ANY_OUTER:
+        return f"it has more than {_ANY_OUTER} batch axes that do not join, or convolved axes"
+    return None
+
+
+@functools.lru_cache(2048)
+def any_launch(
+    device: Device, geometry: Geometry, x_dtype: str, dtype: str, cval: Any, where: int
+) -> Launch:
+    """The correlation with one thread per output, on the device of number `where`.
+
+    The weights are in the memory of the device, (groups, outputs, channels, taps...), of
+    `sum_dtype(dtype)`; `cval` is a scalar of it.
+    """
+    total = sum_dtype(dtype)
+    distances = [abs(a.y) for a in (*geometry.outer, *geometry.spatial)]
+    order = sorted(range(len(distances)), key=distances.__getitem__)
+    argument = _argument(
+        any_fields(len(geometry.spatial), total),
+        outputs=geometry.outputs,
+        x_channel=geometry.x_channel,
+        channels=geometry.channels,
+        outers=len(geometry.outer),
+        outer=geometry.outer,
+        spatial=geometry.spatial,
+        cval=cval,
+    )
+    argument["order"][: len(order)] = order
+    source = kernel_source("any", x_dtype, dtype, {"SPATIAL": len(geometry.spatial)})
+    blocks = min(-(-geometry.outputs // 256), _MOST_BLOCKS)
+    return Launch(device.kernel("any", source), blocks, (256, 1), 0, argument)
+
+
+@functools.lru_cache(2048)
+def tiled_launch(
+    device: Device,
+    geometry: Geometry,
+    x_dtype: str,
+    dtype: str,
+    cval: Any,
+    filters: int,
+    fixed: bool,
+    where: int,
+) -> Launch | None:
+    """The correlation with a tile of outputs per block; None where no tile fits the device.
+
+    `filters` is the number of weights that are on the host, 0 if they are on the device; they
+    are passed by value where they fit and are the same for all lanes.  `fixed` allows a kernel
+    that is compiled for these taps.  `where` numbers the device.
+    """
+    total = sum_dtype(dtype)
+    part = tiling.roles(geometry)
+    if part.lane and part.lane.w or tiled_fields(total, filters).itemsize > PARAMETER_BYTES:
+        filters = 0
+    tile = tiling.choose(
+        part, total.itemsize, fixed, filters > 0, device.shared_bytes(), device.processors()
+    )
+    if tile is None:
+        return None
+    filters = filters if tile.fixed else 0
+    argument = _tiled_argument(part, tile, total, cval, filters)
+    source = kernel_source("tiled", x_dtype, dtype, constants(part, tile, filters))
+    blocks = min(int(argument["blocks"]), _MOST_BLOCKS)
+    kernel = device.kernel("tiled", source)
+    return Launch(kernel, blocks, tile.threads, tile.shared, argument, filters)
+
+
+def _tiled_argument(
+    part: Roles, tile: Tile, total: np.dtype[Any], cval: Any, filters: int
+) -> np.ndarray[Any, Any]:
+    rows, columns = part.rows, part.columns
+    lane = part.lane or Outer(1)
+    blocks = (
+        -(-lane.size // tile.m),
+        -(-columns.outputs // (tile.groups * tile.rx)),
+        -(-rows.outputs // (tile.lines * tile.ry)),
+    )
+    around = math.prod(a.outputs for a in part.deep) * math.prod(a.size for a in part.outer)
+    argument = _argument(
+        tiled_fields(total, filters),
+        blocks=math.prod(blocks) * around,
+        x_row=rows.x, x_column=columns.x, x_lane=lane.x, x_channel=part.x_channel,
+        y_row=rows.y, y_column=columns.y, y_lane=lane.y, w_lane=lane.w,
+        rows_in=rows.size, rows_out=rows.outputs, rows_low=rows.low, rows_boundary=rows.boundary,
+        stride_h=rows.stride, dilation_h=rows.dilation,
+        columns_in=columns.size, columns_out=columns.outputs, columns_low=columns.low,
+        columns_boundary=columns.boundary,
+        lanes=lane.size, channels=part.channels, slabs=part.slabs,
+        outers=len(part.outer), deeps=len(part.deep), taps_h=rows.taps, taps_w=columns.taps,
+        m=tile.m, pitch=tile.pitch, tile_h=tile.height, tile_w=tile.width,
+        tile_elements=tile.shared // total.itemsize - tile.tap_elements,
+        blocks_lane=blocks[0], blocks_column=blocks[1], blocks_row=blocks[2],
+        outer=part.outer[::-1], deep=part.deep[::-1], cval=cval,
+    )  # fmt: skip
+    return argument
+
+
+def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
+    """What is put in front of tiled.cu."""
+    rows, columns = part.rows, part.columns
+    literal: dict[str, int | str] = {
+        "TAPS_H": rows.taps, "TAPS_W": columns.taps, "M": tile.m,
+        "PITCH": tile.pitch, "TILE_H": tile.height, "TILE_W": tile.width,
+        "STRIDE_H": rows.stride, "DILATION_H": rows.dilation,
+        "THREADS": math.prod(tile.threads),
+    }  # fmt: skip
+    in_call: dict[str, int | str] = {
+        "TAPS_H": "call.taps_h", "TAPS_W": "call.taps_w", "M": "call.m" if part.lane else 1,
+        "PITCH": "call.pitch", "TILE_H": "call.tile_h", "TILE_W": "call.tile_w",
+        "STRIDE_H": "call.stride_h", "DILATION_H": "call.dilation_h",
+        "THREADS": 256,
+    }  # fmt: skip
+    return (literal if tile.fixed else in_call) | {
+        "RX": tile.rx, "RY": tile.ry,
+        "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
+        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.fixed),
+        "FILTER": filters,
+        "W_LANES": int(bool(part.lane and part.lane.w)),
+        "X_DOWN": int(part.lane is None and 0 < abs(rows.x) < abs(columns.x)),
+        "Y_DOWN": int(part.lane is None and 0 < abs(rows.y) < abs(columns.y)),
+    }  # fmt: skip

@@ -1,0 +1,203 @@
+"""How a correlation is laid out on the tiled kernel: which axis plays which part, and the tile."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .geometry import Geometry, Outer, Spatial
+
+__all__ = ["Roles", "Tile", "choose", "refusal", "roles"]
+
+OUTER, DEEP = 8, 4
+"""Most axes of each part that the kernel has room for."""
+_LARGEST = 1 << 30
+"""Positions along rows and columns are 32-bit."""
+_UNROLLED = 8192
+"""Multiply-adds that may be written out: more takes NVRTC seconds, and leaves the instruction
+cache."""
+_ONE_ROW = Spatial(0, 0, 1, 1, 0, 1, 1, 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which axis is walked how; see tiled.cu."""
+
+    columns: Spatial
+    rows: Spatial
+    lane: Outer | None
+    """Interleaved with the columns, since its elements are neighbours in memory."""
+    deep: tuple[Spatial, ...]
+    outer: tuple[Outer, ...]
+    channels: int
+    x_channel: int
+
+    @property
+    def slabs(self) -> int:
+        return self.channels * math.prod(a.taps for a in self.deep)
+
+
+def roles(geometry: Geometry) -> Roles:
+    """The part of each axis: threads that follow each other read neighbours in memory."""
+    *deep, columns = geometry.spatial
+    outer = list(geometry.outer)
+    near = [a for a in outer if a.x and abs(a.x) < abs(columns.x)]
+    lane = min(near, key=lambda a: abs(a.x), default=None)
+    if lane and not (deep and 0 < abs(deep[-1].x) < abs(lane.x)):
+        outer.remove(lane)
+    else:
+        lane = None
+    rows = _ONE_ROW
+    if deep:
+        rows = deep.pop()
+    else:
+        batch = [a for a in outer if not a.w and a.x and a.size < _LARGEST]
+        if batch:
+            row = max(batch, key=lambda a: a.size)
+            outer.remove(row)
+            rows = Spatial(row.x, row.y, row.size, row.size, 0, 1, 1, 1, 0)
+    return Roles(
+        columns, rows, lane, tuple(deep), tuple(outer), geometry.channels, geometry.x_channel
+    )
+
+
+def refusal(geometry: Geometry) -> str | None:
+    """Why the tiled kernel cannot run this, in words; None if it can."""
+    column = geometry.spatial[-1]
+    if len(geometry.outer) > OUTER or len(geometry.spatial) > DEEP + 2:
+        return "it has more axes than the tiled kernel has room for"
+    if max(max(a.size, a.outputs * a.stride + a.low) for a in geometry.spatial) >= _LARGEST:
+        return "an axis is longer than the tiled kernel counts"
+    if column.stride > 4 or column.dilation > 4:
+        return "stride or dilation along the last axis is wider than the register window"
+    if geometry.taps >= _LARGEST or max((a.size for a in geometry.outer), default=0) >= _LARGEST:
+        return "an axis is longer than the tiled kernel counts"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The shape of a block and what it is compiled for."""
+
+    fixed: bool
+    """Whether taps, lanes and pitch are literals in the kernel."""
+    rx: int
+    ry: int
+    """Outputs of one thread along columns and rows."""
+    chunk: int
+    packed: bool
+    m: int
+    groups: int
+    """Threads along the columns of one lane."""
+    lines: int
+    """Threads along the rows."""
+    height: int
+    width: int
+    pitch: int
+    tap_elements: int
+    """Elements of the taps in shared memory."""
+    shared: int
+    """Bytes."""
+
+    @property
+    def threads(self) -> tuple[int, int]:
+        return self.groups * self.m, self.lines
+
+
+@functools.lru_cache(1024)
+def choose(
+    part: Roles, itemsize: int, fixed: bool, by_value: bool, shared: int, processors: int
+) -> Tile | None:
+    """The tile with the least waste; None where the smallest needs more shared memory.
+
+    `itemsize` is that of the sums, `by_value` whether the taps are passed with the call, and
+    `shared` what a block may use.
+    """
+    columns, rows = part.columns, part.rows
+    ry = 8 if rows.outputs > 5 else 4 if rows.outputs > 1 else 1
+    rx = max(16 // itemsize, 1) * (2 if ry == 1 and itemsize < 16 else 1)
+    fixed = fixed and columns.taps <= 16
+    fixed = fixed and rx * ry * rows.taps * columns.taps * max(itemsize // 4, 1) <= _UNROLLED
+    best: tuple[float, Tile] | None = None
+    for m, groups, lines in _shapes(part, rx, ry):
+        tile = _tile(part, itemsize, fixed, by_value, (rx, ry), (m, groups, lines))
+        if tile.shared > shared:
+            continue
+        cost = _cost(part, tile, shared, processors)
+        if best is None or cost < best[0]:
+            best = cost, tile
+    return best[1] if best else None
+
+
+def _shapes(part: Roles, rx: int, ry: int) -> Iterator[tuple[int, int, int]]:
+    """(lanes, groups, lines) of at most 256 threads, none of them idle altogether."""
+    if part.lane:
+        least = -(-part.lane.size // 32)
+        lanes = {-(-part.lane.size // n) for n in range(least, 4 * least + 1)}
+        sizes: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64)
+    else:  # powers of two, which tiled.cu counts on where rows are neighbours in memory
+        lanes, sizes = {1}, (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    for m in sorted(lanes, reverse=True):
+        for groups in sizes:
+            if groups > 1 and groups // 2 * rx >= part.columns.outputs:
+                break
+            for lines in (1, 2, 4, 8, 16, 32):
+                if lines > 1 and lines // 2 * ry >= part.rows.outputs:
+                    break
+                if m * groups * lines <= 256:
+                    yield m, groups, lines
+
+
+def _tile(
+    part: Roles,
+    itemsize: int,
+    fixed: bool,
+    by_value: bool,
+    outputs: tuple[int, int],
+    shape: tuple[int, int, int],
+) -> Tile:
+    (rx, ry), (m, groups, lines) = outputs, shape
+    columns, rows = part.columns, part.rows
+    chunk = columns.taps if fixed else 8 if columns.stride + columns.dilation <= 4 else 4
+    chunks = -(-columns.taps // chunk)
+    packed = m == 1 and part.lane is None and (chunks == 1 or chunk * columns.dilation % rx == 0)
+    window = (rx - 1) * columns.stride + (chunk - 1) * columns.dilation + 1
+    last = (
+        (groups - 1) * rx * columns.stride * m
+        + (chunks - 1) * chunk * columns.dilation * m
+        + (-(-window // rx) * rx if packed else window * m)
+    )
+    height, width = rows.read(lines * ry), columns.read(groups * rx) * m
+    pitch = -(-max(last, width, groups * rx * m) // rx) * rx
+    per_pack = max(16 // itemsize, 1)
+    in_row = chunks * (-(-chunk // per_pack) * per_pack)
+    if by_value and fixed:
+        taps = 0
+    elif part.lane and part.lane.w:
+        taps = rows.taps * columns.taps * m
+    else:
+        taps = rows.taps * in_row
+    tile = -(-height * pitch * itemsize // 32) * 32
+    return Tile(
+        fixed, rx, ry, chunk, packed, m, groups, lines, height, width, pitch, taps,
+        tile + taps * itemsize,
+    )  # fmt: skip
+
+
+def _cost(part: Roles, tile: Tile, shared: int, processors: int) -> float:
+    """Instructions of the busiest processor, idle threads and halos counted."""
+    lanes = part.lane.size if part.lane else 1
+    blocks = -(-lanes // tile.m)
+    blocks *= -(-part.columns.outputs // (tile.groups * tile.rx))
+    blocks *= -(-part.rows.outputs // (tile.lines * tile.ry))
+    blocks *= math.prod(a.outputs for a in part.deep) * math.prod(a.size for a in part.outer)
+    threads = math.prod(tile.threads)
+    warps = -(-threads // 32)
+    products = warps * 32 * tile.rx * tile.ry * part.rows.taps * part.columns.taps
+    loads = 12 * tile.height * tile.width  # instructions per element brought in
+    each = (products + loads) * part.slabs + 4e3
+    resident = min(shared // max(tile.shared, 1), 2048 // (warps * 32)) * warps
+    idle = max(1.0, 16 / resident)  # so many warps hide the latency of memory
+    return float(-(-blocks // processors)) * each * idle

@@ -1,0 +1,206 @@
+"""FFT, separable and array-operation rows of the CUDA backend.
+
+The methods of xconv.methods run as they are, on canonical views.  What they would ask the device
+for, whether an image holds values that a transform would spread, is answered there: a kernel that
+skips the other images computes such ones directly, so that no stream is waited for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..layout import view
+from ..methods.base import Block, Limits, Method
+from ..methods.direct import Direct
+from ..methods.fft import FFT
+from ..methods.separable import Separable
+from ..problem import Problem
+from . import tiling
+from .direct import kernel_refusal, run_any
+from .geometry import Geometry, Outer, Spatial, merged
+from .launch import any_launch, tiled_launch
+from .source import sum_dtype
+from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..backends.cuda import CUDABackend
+
+__all__ = ["ArrayDirect", "CuFFT", "SeparablePasses"]
+
+
+class _OnViews(Method):
+    """A method of xconv.methods, mixed in behind this one."""
+
+    on_user_axes = True
+
+    def prepare(
+        self,
+        backend: CUDABackend,  # type: ignore[override]
+        problem: Problem,
+        weights: Weights,
+        facts: Any,
+        limits: Limits,
+    ) -> Any:
+        return weights, facts
+
+    def run(
+        self,
+        backend: CUDABackend,  # type: ignore[override]
+        problem: Problem,
+        state: Any,
+        x: Any,
+        y: Any,
+        limits: Limits,
+    ) -> Any:
+        weights, facts = state
+        device = backend.device
+        with backend.session(x, y) as (source, target):
+            if 0 not in problem.y_shape:
+                held = weights.kept(
+                    device,
+                    self.name,
+                    lambda array: super(_OnViews, self).prepare(
+                        backend, problem, array, facts, limits
+                    ),
+                    np.dtype(problem.accumulator),
+                )
+                views = (
+                    view(source, problem.views[0], device.xp),
+                    view(target, problem.views[2], device.xp),
+                )
+                super().run(backend, problem, held, *views, limits)
+                self.repair(backend, problem, weights, facts, held, source, target)
+        return backend.given_back(y, x)
+
+    def repair(
+        self,
+        backend: CUDABackend,
+        problem: Problem,
+        weights: Weights,
+        facts: Any,
+        held: Any,
+        x: Any,
+        y: Any,
+    ) -> None:
+        """Compute directly what the method could not."""
+
+
+class ArrayDirect(_OnViews, Direct):
+    """For what has more axes than the kernels have room for."""
+
+
+class CuFFT(_OnViews, FFT):
+    def refuses(self, problem: Problem) -> str | None:
+        return FFT.refuses(self, problem) or kernel_refusal(problem)
+
+    def repair(
+        self,
+        backend: CUDABackend,
+        problem: Problem,
+        weights: Weights,
+        facts: Any,
+        held: Any,
+        x: Any,
+        y: Any,
+    ) -> None:
+        points = math.prod(held.tiles.transform)
+        _repair(backend, problem, weights, float(facts), points, x, y)
+
+
+class SeparablePasses(_OnViews, Separable):
+    """Each pass is a one-dimensional correlation by our kernels."""
+
+    def refuses(self, problem: Problem) -> str | None:
+        return Separable.refuses(self, problem) or kernel_refusal(problem)
+
+    def repair(
+        self,
+        backend: CUDABackend,
+        problem: Problem,
+        weights: Weights,
+        facts: Any,
+        held: Any,
+        x: Any,
+        y: Any,
+    ) -> None:
+        _repair(backend, problem, weights, facts.magnitude, 1, x, y)
+
+    def _pass(
+        self,
+        backend: CUDABackend,  # type: ignore[override]
+        problem: Problem,
+        part: Any,
+        taps: Any,
+        axis: int,
+        block: Block,
+    ) -> Any:
+        """`part` (batch..., G, spatial...) filtered along one spatial axis by (G, K) taps."""
+        device, dtype = backend.device, problem.accumulator
+        group, out = len(block.lead) - 1, block.box[axis]
+        along = group + 1 + axis
+        shape = [*part.shape]
+        shape[along] = out.stop - out.start
+        result = device.xp.empty(tuple(shape), dtype=np.dtype(dtype))
+        taps = device.xp.asarray(taps, order="C")
+        item = result.dtype.itemsize
+        steps = [(p // item, q // item) for p, q in zip(part.strides, result.strides, strict=True)]
+        outer = [
+            Outer(n, *steps[a], problem.kernel[axis] if a == group else 0)
+            for a, n in enumerate(shape)
+            if a != along
+        ]
+        line = Spatial(
+            *steps[along],
+            part.shape[along],
+            shape[along],
+            low=0,
+            taps=problem.kernel[axis],
+            stride=problem.stride[axis],
+            dilation=problem.dilation[axis],
+            boundary=0,
+        )
+        where = Geometry(merged(outer), (line,))
+        zero, number = sum_dtype(dtype).type(0), device.number()
+        launch = None
+        if not tiling.refusal(where):
+            launch = tiled_launch(
+                device, where, dtype, dtype, zero, 0, device.specialise, number
+            )
+        launch = launch or any_launch(device, where, dtype, dtype, zero, number)
+        launch(device.pointer(part), device.pointer(result), device.pointer(taps))
+        return result
+
+
+def _repair(
+    backend: CUDABackend,
+    problem: Problem,
+    weights: Weights,
+    kernel_sum: float,
+    points: int,
+    x: Any,
+    y: Any,
+) -> None:
+    """Compute directly every image whose sums might leave the normal range.
+
+    As `methods.fft.safe_entries`, but for whole images, and without asking the device.
+    """
+    xp = backend.device.xp
+    source = view(x, problem.views[0], xp)
+    lead = source.ndim - problem.spatial - 1
+    axes = tuple(range(lead, source.ndim))
+    parts = (source.real, source.imag) if problem.x_dtype.startswith("complex") else (source,)
+    fill = float(abs(problem.cval)) if problem.boundary == "constant" else 0.0
+    peak = xp.full(source.shape[:lead], fill, dtype=xp.float64)
+    for part in parts if source.size else ():
+        peak = xp.maximum(peak, xp.astype(xp.max(part, axis=axes), xp.float64))
+        peak = xp.maximum(peak, -xp.astype(xp.min(part, axis=axes), xp.float64))
+    info = np.finfo(problem.accumulator)
+    least = float(info.smallest_normal / info.eps)
+    most = float(min(info.max, np.finfo(float).max)) / 8 / points
+    with np.errstate(all="ignore"):
+        safe = (peak * max(kernel_sum, 1.0) <= most) & (peak * min(kernel_sum, 1.0) >= least)
+        safe = xp.astype(safe | (peak == 0), xp.uint8)
+    run_any(backend.device, problem, weights, x, y, safe)

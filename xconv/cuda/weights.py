@@ -1,0 +1,61 @@
+"""The kernel of a convolution, on the host where it came from there, and on the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..layout import view
+from ..problem import Problem
+from .device import Device
+from .source import sum_dtype
+
+__all__ = ["Weights"]
+
+
+class Weights:
+    """The kernel in correlation form, canonical (G, O, I, spatial...).
+
+    What is made from it is kept per device, so that a plan sends a kernel over once.
+    """
+
+    def __init__(self, device: Device, problem: Problem, kernel: Any) -> None:
+        on_device = device.owns(kernel)
+        xp = device.xp if on_device else np
+        weights = view(kernel, problem.views[1], xp)
+        if problem.op == "convolve":
+            weights = xp.flip(weights, axis=tuple(range(3, 3 + problem.spatial)))
+        elif problem.k_dtype.startswith("complex"):
+            weights = xp.conj(weights)
+        with np.errstate(all="ignore"):
+            for dtype in (problem.dtype, problem.accumulator):
+                weights = weights.astype(np.dtype(dtype), copy=False)
+        self._array = weights
+        self._total = sum_dtype(problem.dtype)
+        self.host: np.ndarray[Any, Any] | None = None
+        """Contiguous, of the dtype of the sums; None where the kernel came on a device."""
+        if not on_device:
+            self.host = np.ascontiguousarray(weights, self._total)
+        self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
+
+    def kept(self, device: Device, name: str, make: Callable[[Any], Any], dtype: Any) -> Any:
+        """What `make` returned for the weights on the current device, as contiguous `dtype`.
+
+        It is made once, and not used before it is ready, on whatever stream.
+        """
+        key = (device.number(), name)
+        if key not in self._kept:
+            array = self._array
+            if not device.owns(array):
+                array = np.ascontiguousarray(array, dtype)
+            made = make(device.xp.asarray(array, dtype=dtype, order="C"))
+            self._kept[key] = made, device.mark()
+        made, ready = self._kept[key]
+        device.wait(ready)
+        return made
+
+    def pointer(self, device: Device) -> int:
+        """Address of the weights on the current device, contiguous, of the dtype of the sums."""
+        return device.pointer(self.kept(device, "weights", lambda array: array, self._total))
