@@ -1,0 +1,108 @@
+"""Records as JSON lines: one for the machine, one for its limits, one for each time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "Record", "best_peer", "by_case", "families", "family", "load", "median", "named",
+    "of_kind", "save",
+]  # fmt: skip
+
+Record = dict[str, Any]
+
+
+def save(path: Path, records: Iterable[Record]) -> None:
+    """Write the records; an interrupted run leaves the old file or none."""
+    temporary = path.with_name(path.name + ".part")
+    with temporary.open("w") as file:
+        for record in records:
+            file.write(json.dumps(record) + "\n")
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> list[Record]:
+    """The records of a file; ValueError, naming file and line, if it is not one of ours."""
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            record = json.loads(line)
+            record["kind"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no record of xconv bench ({error!r}); "
+                "pass a .jsonl file that it wrote"
+            ) from error
+        records.append(record)
+    if not records:
+        raise ValueError(f"{path} is empty; pass a .jsonl file that xconv bench wrote")
+    return records
+
+
+def of_kind(records: Iterable[Record], kind: str, suite: str | None = None) -> list[Record]:
+    """The records of one kind, of one suite if it is named."""
+    return [
+        r for r in records if r["kind"] == kind and suite in (None, r.get("case", {}).get("suite"))
+    ]
+
+
+def median(record: Record) -> float:
+    """Median seconds of a result that is right."""
+    return float(record["seconds"]["median"])
+
+
+def by_case(records: Iterable[Record]) -> list[list[Record]]:
+    """The results of each case, at one number of workers, together; in the order they were run."""
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for record in of_kind(records, "result"):
+        groups.setdefault((record["case"]["name"], record["workers"]), []).append(record)
+    return list(groups.values())
+
+
+FAMILIES = (
+    ("scipy.signal.fftconvolve", "SciPy fftconvolve"),
+    ("scipy.signal.oaconvolve", "SciPy oaconvolve"),
+    ("scipy.signal.convolve", "SciPy convolve"),
+    ("scipy.ndimage", "SciPy ndimage"),
+    ("cv2.sepFilter2D", "OpenCV sepFilter2D"),
+    ("cv2.", "OpenCV filter2D"),
+    ("torch", "PyTorch"),
+    ("dask", "dask-image"),
+    ("loop", "Python loop"),
+    ("cupyx.scipy.signal", "cupyx signal"),
+    ("cupyx.scipy.ndimage", "cupyx ndimage"),
+)
+"""Beginnings of contenders' names, and what a plot calls the fastest of those."""
+
+
+def family(contender: str) -> str:
+    """
+    >>> family("cv2.filter2D, batch as channels"), family("xconv fft")
+    ('OpenCV filter2D', 'xconv fft')
+    """
+    return next((name for start, name in FAMILIES if contender.startswith(start)), contender)
+
+
+def families(group: Iterable[Record]) -> dict[str, Record]:
+    """The fastest right answer of each family in the results of one case."""
+    best: dict[str, Record] = {}
+    for record in group:
+        name = family(record["contender"])
+        if record["status"] == "ok" and (name not in best or median(record) < median(best[name])):
+            best[name] = record
+    return best
+
+
+def best_peer(group: Iterable[Record]) -> Record | None:
+    """The fastest right answer that is not xconv's."""
+    peers = [r for r in group if r["status"] == "ok" and not r["ours"]]
+    return min(peers, key=median, default=None)
+
+
+def named(group: Iterable[Record], contender: str) -> Record | None:
+    """The right answer of one contender."""
+    return next((r for r in group if r["contender"] == contender and r["status"] == "ok"), None)

@@ -1,0 +1,88 @@
+"""The suites by name: which runs what, and how far a quick run goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, zip_longest
+
+from . import gpu
+from .busy import run_busy
+from .cases import SUITES as CASES
+from .cases import cases
+from .machine import fingerprint, roofline
+from .measure import Budget
+from .regret import problems, run_problem
+from .results import Record
+from .run import BUDGETS, run_case
+
+__all__ = ["NAMES", "Step", "run", "steps"]
+
+NAMES = (*CASES, "regret")
+QUICK = 75.0
+"""Seconds after which a quick run starts no further case."""
+PLANNER = Budget(0.15, 3, 20)
+PROBLEMS = {False: 300, True: 12}
+"""Random problems of the planner's suite, in a whole run and in a quick one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A piece of a run that a progress bar counts."""
+
+    suite: str
+    label: str
+    start: Callable[[], Iterator[Record]]
+
+
+def steps(names: list[str], workers: int, quick: bool) -> Iterator[Step]:
+    """The steps of the suites named, in order."""
+    budget = BUDGETS[quick]
+    for name in names:
+        if name == "gpu" and (reason := gpu.unavailable()):
+            skipped = {"kind": "skipped", "suite": name, "reason": reason}
+            yield Step(name, "no GPU", partial(iter, [skipped]))
+            continue
+        if name == "regret":
+            for case in problems(PROBLEMS[quick]):
+                yield Step(name, case.name, partial(run_problem, case, workers, PLANNER))
+            continue
+        cost: dict[str, float] = {}
+        for case in cases(name, quick):
+            if name == "busy":
+                yield Step(name, case.name, partial(run_busy, case, workers, budget))
+                continue
+            for threads in range(1, workers + 1) if name == "threads" else (workers,):
+                yield Step(name, case.name, partial(run_case, case, threads, budget, cost))
+
+
+def run(
+    names: list[str], workers: int, quick: bool, tell: Callable[[Step], None] = lambda step: None
+) -> Iterator[Record]:
+    """The records of the suites named, the machine and its limits first; `tell` hears each step.
+
+    A quick run takes one step of each suite in turn; what it leaves out is a record that says so.
+    """
+    begin = time.monotonic()
+    yield fingerprint(workers)
+    yield roofline(workers)
+    left = dict.fromkeys(names, 0)
+    todo = list(steps(names, workers, quick))
+    if quick:
+        todo = [step for row in zip_longest(*_by_suite(todo)) for step in row if step]
+    for step in todo:
+        if quick and time.monotonic() > begin + QUICK:
+            left[step.suite] += 1
+        else:
+            tell(step)
+            yield from step.start()
+    for name, count in left.items():
+        if count:
+            reason = f"the time of a quick run was over before {count} steps"
+            yield {"kind": "skipped", "suite": name, "reason": reason}
+
+
+def _by_suite(todo: list[Step]) -> list[list[Step]]:
+    return [list(group) for _, group in groupby(todo, key=lambda step: step.suite)]

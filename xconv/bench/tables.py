@@ -1,0 +1,200 @@
+"""Results as Markdown: machine, targets, tables by suite, and where xconv loses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .published import METHODS, PUBLISHED, SOURCE
+from .results import Record, best_peer, by_case, family, median, named, of_kind
+from .targets import verdicts
+
+__all__ = ["losses", "machine", "markdown", "milliseconds", "seed_table", "suite_tables"]
+
+
+def markdown(records: list[Record]) -> str:
+    """The whole report as Markdown."""
+    parts = ["# xconv bench", machine(records), *_skipped(records)]
+    if of_kind(records, "result", "seed"):
+        parts += ["## The first table", seed_table(records)]
+    parts += ["## When does xconv lose?", losses(records)]
+    if verdicts(records):
+        parts += ["## Targets", targets(records)]
+    for suite, table in suite_tables(records):
+        parts += [f"## Suite {suite}", table]
+    return "\n\n".join(parts) + "\n"
+
+
+def machine(records: list[Record]) -> str:
+    """The machine and its limits, one line each."""
+    lines = []
+    for m in of_kind(records, "machine"):
+        native = f"compiled for {m['native']}" if m["native"] else "not compiled"
+        memory = f"{m['memory'] / 2**30:.0f} GiB" if m["memory"] else "memory unknown"
+        virtual = ", virtual machine" if m["virtual"] else ""
+        versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
+        card = m["gpu"]
+        lines += [
+            f"- {m['cpu']} (family/model/stepping {m['cpu_family']}{virtual}), {m['cpus']} CPUs, "
+            f"{m['workers']} threads for every library, {', '.join(m['caches'])}, {memory}",
+            f"- {m['system']}, instructions {' '.join(m['instructions'])}, "
+            f"clock {m['mhz'] or 'unknown'} MHz, governor {m['governor'] or 'not readable'}, "
+            f"load at the start {m['load'][0]:.2f}" if m["load"] else f"- {m['system']}",
+            f"- Python {m['python']}, {versions}",
+            f"- xconv {m['xconv']} ({m['commit'] or 'installed'}), {native}; {m['date']}",
+            "- GPU: " + (", ".join(card.values()) if card else "none, so nothing was run on one"),
+        ]  # fmt: skip
+    for r in of_kind(records, "roofline"):
+        flops = ", ".join(f"{f / 1e9:.0f} GFLOP/s {name}" for name, f in r["flops"].items())
+        lines.append(
+            f"- measured limits: {flops} ({r['how']}), memory {r['copy'] / 1e9:.1f} GB/s by copying"
+        )
+    return "\n".join(lines)
+
+
+def _skipped(records: list[Record]) -> list[str]:
+    lines = [f"- suite {r['suite']}: {r['reason']}" for r in of_kind(records, "skipped")]
+    return ["Not run:\n\n" + "\n".join(lines)] if lines else []
+
+
+def seed_table(records: list[Record]) -> str:
+    """The seed's table: milliseconds today, the best peer's, and what was published as ratios."""
+    head = ["S, N, K", "layout", "dtype", *(f"`{m}`" for m in METHODS), "best peer",
+            "xconv", "best peer / xconv"]  # fmt: skip
+    rows = []
+    for group in by_case(of_kind(records, "result", "seed")):
+        case = group[0]["case"]
+        mine, peer = named(group, "xconv"), best_peer(group)
+        today = [_cell(named(group, f"scipy.{m}"), group, f"scipy.{m}") for m in METHODS]
+        sizes = dict(zip(case["layout"], case["x"], strict=True))
+        rows.append(
+            [f"{sizes['H']}, {sizes['N']}, {case['k'][0]}", case["layout"], case["dtype"], *today,
+             f"{milliseconds(peer)} {family(peer['contender'])}" if peer else "",
+             f"**{milliseconds(mine)}**" if mine else "failed",
+             f"{median(peer) / median(mine):.2f}" if peer and mine else ""]
+        )  # fmt: skip
+    text = "Milliseconds, medians.\n\n" + _table(head, rows)
+    return text + ("\n\n" + _published(records) if PUBLISHED else "")
+
+
+def _published(records: list[Record]) -> str:
+    """Ratios to ndimage.convolve, published and today (HWN, float64)."""
+    rows = []
+    for group in by_case(of_kind(records, "result", "seed")):
+        case = group[0]["case"]
+        base = named(group, "scipy.ndimage.convolve")
+        key = (case["x"][0], case["x"][-1], case["k"][0])
+        if (
+            case["layout"] != "HWN"
+            or case["dtype"] != "float64"
+            or key not in PUBLISHED
+            or not base
+        ):
+            continue
+        then = [t / PUBLISHED[key][2] for t in PUBLISHED[key]]
+        now = [
+            f"{median(r) / median(base):.2g}" if (r := named(group, name)) else "-"
+            for name in (*(f"scipy.{m}" for m in METHODS), "xconv")
+        ]
+        rows.append([", ".join(map(str, key)), *(f"{t:.2g}" for t in then), *now])
+    head = ["S, N, K", *(f"`{m}` 2016" for m in METHODS), *(f"`{m}` today" for m in METHODS),
+            "xconv today"]  # fmt: skip
+    return (
+        "Times relative to `ndimage.convolve`: published in 2016 and measured today, "
+        f"{SOURCE}\n\n" + _table(head, rows)
+    )
+
+
+def losses(records: list[Record]) -> str:
+    """Every case in which a peer is faster than xconv, or gives what xconv cannot, frankly."""
+    lost, compared = [], 0
+    for group in by_case(r for r in records if r.get("case", {}).get("suite") != "busy"):
+        mine, peer = named(group, "xconv"), best_peer(group)
+        if not peer:
+            continue
+        compared += 1
+        if not mine:
+            failed = next(r for r in group if r["contender"] == "xconv")
+            lost.append(
+                (float("inf"), group, f"xconv {failed['status']}: {failed['reason']}", peer)
+            )
+        elif median(mine) > median(peer):
+            lost.append((median(mine) / median(peer), group, milliseconds(mine), peer))
+    if not compared:
+        return "No case was run against a peer."
+    if not lost:
+        return f"In none of the {compared} cases run: xconv was the fastest in each."
+    rows = [
+        [f"`{group[0]['case']['name']}`", str(group[0]["workers"]), mine,
+         f"{milliseconds(peer)} {peer['contender']}", f"{ratio:.2f}"]
+        for ratio, group, mine, peer in sorted(lost, key=lambda item: -item[0])
+    ]  # fmt: skip
+    head = ["case", "threads", "xconv ms", "fastest peer ms", "xconv / peer"]
+    return f"In {len(lost)} of the {compared} cases run, the worst first:\n\n" + _table(head, rows)
+
+
+def targets(records: list[Record]) -> str:
+    rows = [
+        [target.text, f"{target.sense} {target.limit:g}{target.unit}", f"{value:.3g}{target.unit}",
+         "met" if target.met(value) else "**missed**"]
+        for target, value in verdicts(records)
+    ]  # fmt: skip
+    return _table(["target", "limit", "measured", ""], rows)
+
+
+def suite_tables(records: list[Record]) -> Iterable[tuple[str, str]]:
+    """A table per suite: every contender of every case, with spread, scratch and error."""
+    head = ["case", "threads", "contender", "ms", "spread", "layout copy ms", "GFLOP/s",
+            "% of limit", "scratch MiB", "error"]  # fmt: skip
+    limits = of_kind(records, "roofline")
+    suites = dict.fromkeys(r["case"]["suite"] for r in of_kind(records, "result"))
+    for suite in suites:
+        rows = []
+        for group in by_case(of_kind(records, "result", suite)):
+            right = sorted((r for r in group if "seconds" in r), key=median)
+            others = [r for r in group if "seconds" not in r and r["status"] != "refused"]
+            for r in [*right, *others]:
+                rows.append([f"`{r['case']['name']}`", str(r["workers"]), r["contender"],
+                             *_figures(r, limits[0] if limits else None)])  # fmt: skip
+        yield suite, _table(head, rows)
+
+
+def _figures(r: Record, limit: Record | None) -> list[str]:
+    if "seconds" not in r:
+        return [f"{r['status']}: {r['reason']}", "", "", "", "", "", ""]
+    s = r["seconds"]
+    spread = f"{(s['high'] - s['low']) / 2 / s['median']:.0%}" if s["samples"] > 1 else "one run"
+    rate = r["flops"] / s["median"]
+    scratch, copied, error = r.get("scratch"), r.get("copy_seconds"), r.get("error")
+    share = ""
+    if limit and r["case"]["dtype"] in limit["flops"] and r["case"]["suite"] != "gpu":
+        bound = max(r["flops"] / limit["flops"][r["case"]["dtype"]], r["bytes"] / limit["copy"])
+        share = f"{bound / s['median']:.0%}"
+    return [
+        milliseconds(r),
+        spread,
+        f"{copied * 1e3:.3g}" if copied else "",
+        f"{rate / 1e9:.1f}",
+        share,
+        "" if scratch is None else f"{scratch / 2**20:.1f}",
+        "" if error is None else f"{error:.2g}",
+    ]
+
+
+def milliseconds(record: Record) -> str:
+    """
+    >>> milliseconds({"seconds": {"median": 0.0123456}})
+    '12.3'
+    """
+    return f"{median(record) * 1e3:#.3g}".rstrip(".")
+
+
+def _cell(record: Record | None, group: list[Record], name: str) -> str:
+    if record:
+        return milliseconds(record)
+    other = next((r for r in group if r["contender"] == name), None)
+    return other["status"] if other else ""
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "/") for c in row) + " |" for row in lines)
