@@ -1,0 +1,268 @@
+// The Python module xconv._native: converts arguments, releases the GIL, calls the core.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "direct.h"
+#include "dispatch.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace xconv {
+namespace {
+
+using AxisTuple = std::tuple<ptrdiff_t, int, ptrdiff_t>;
+using Sizes = std::vector<ptrdiff_t>;
+
+Type parse_type(const std::string& name) {
+  for (int t = 0; t < types; ++t) {
+    if (name == type_name(Type(t))) return Type(t);
+  }
+  throw nb::value_error(("dtype \"" + name + "\" has no compiled kernel").c_str());
+}
+
+// The element type of a buffer in native byte order, or -1.
+int parse_format(const char* format, ptrdiff_t size) {
+  if (!format) return int(Type::uint8);
+  if (*format == '@' || *format == '=' || *format == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>')) {
+    ++format;
+  }
+  const bool complex = *format == 'Z';
+  if (complex) ++format;
+  if (format[0] == 0 || format[1] != 0) return -1;
+  if (complex) return *format == 'f' ? int(Type::complex64) : *format == 'd' ? int(Type::complex128) : -1;
+  switch (*format) {
+    case '?': return int(Type::boolean);
+    case 'e': return int(Type::float16);
+    case 'f': return int(Type::float32);
+    case 'd': return int(Type::float64);
+  }
+  const bool is_signed = std::strchr("bhilq", *format), is_unsigned = std::strchr("BHILQ", *format);
+  if (!is_signed && !is_unsigned) return -1;
+  const int log = size == 1 ? 0 : size == 2 ? 1 : size == 4 ? 2 : 3;
+  return int(Type::int8) + 2 * log + is_unsigned;
+}
+
+// A view of an array's memory, given back at the end of the scope.
+class Buffer {
+ public:
+  Buffer(nb::handle array, const char* name, int flags) {
+    if (PyObject_GetBuffer(array.ptr(), &view_, flags | PyBUF_FORMAT) != 0) throw nb::python_error();
+    held_ = true;
+    name_ = name;
+  }
+  ~Buffer() {
+    if (held_) PyBuffer_Release(&view_);
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  void check_type(Type wanted) const {
+    if (parse_format(view_.format, view_.itemsize) == int(wanted)) return;
+    throw nb::type_error((std::string(name_) + " has the buffer format \"" +
+                          (view_.format ? view_.format : "B") + "\", expected " +
+                          type_name(wanted) + " in native byte order")
+                             .c_str());
+  }
+
+  // Axes behind those of `wanted` must have length 1.
+  void check_shape(const Sizes& wanted) const {
+    bool fits = view_.ndim >= int(wanted.size());
+    for (int a = 0; a < view_.ndim && fits; ++a) {
+      fits = view_.shape[a] == (size_t(a) < wanted.size() ? wanted[size_t(a)] : 1);
+    }
+    if (fits) return;
+    auto text = [](const ptrdiff_t* sizes, size_t n) {
+      std::string s = "(";
+      for (size_t a = 0; a < n; ++a) s += std::to_string(sizes[a]) + (a + 1 < n || n == 1 ? "," : "");
+      return s + ")";
+    };
+    throw nb::value_error((std::string(name_) + " has the shape " +
+                           text(view_.shape, size_t(view_.ndim)) + ", expected " +
+                           text(wanted.data(), wanted.size()))
+                              .c_str());
+  }
+
+  Array array() const { return {static_cast<char*>(view_.buf), view_.strides}; }
+  const void* data() const { return view_.buf; }
+
+ private:
+  Py_buffer view_;
+  const char* name_;
+  bool held_ = false;
+};
+
+// One accumulator element that holds cval, which the caller knows to fit.
+void set_fill(Spec& spec, nb::handle cval) {
+  const Number number = number_of(spec.y_type);
+  const Isa& isa = chosen_isa();
+  auto put = [&](Type type, const void* value) {
+    isa.load[int(type)][int(number)](value, 0, spec.fill, 1);
+  };
+  if (number == Number::boolean) {
+    const int truth = PyObject_IsTrue(cval.ptr());
+    if (truth < 0) throw nb::python_error();
+    spec.fill[0] = (unsigned char)truth;
+  } else if (int(number) >= int(Number::uint8) && int(number) <= int(Number::uint64)) {
+    const nb::object integer = nb::steal(PyNumber_Long(cval.ptr()));
+    if (!integer.is_valid()) throw nb::python_error();
+    const unsigned long long value = PyLong_AsUnsignedLongLongMask(integer.ptr());
+    if (PyErr_Occurred()) throw nb::python_error();
+    const uint64_t bits = value;
+    put(Type::uint64, &bits);
+  } else {
+    const Py_complex value = PyComplex_AsCComplex(cval.ptr());
+    if (PyErr_Occurred()) throw nb::python_error();
+    const double parts[2] = {value.real, value.imag};
+    put(number == Number::complex64 || number == Number::complex128 ? Type::complex128 : Type::float64, parts);
+  }
+}
+
+std::vector<Axis> parse_axes(const std::vector<AxisTuple>& tuples) {
+  std::vector<Axis> axes;
+  for (const auto& [size, of, step] : tuples) axes.push_back({size, of, step});
+  return axes;
+}
+
+void construct(Direct* self, const std::string& x_dtype, const std::string& dtype,
+               const std::vector<AxisTuple>& x_axes, const std::vector<AxisTuple>& y_axes,
+               int nspatial, const Sizes& kernel_shape, const Sizes& stride, const Sizes& dilation,
+               const Sizes& pad_lo, int boundary, nb::object cval, bool kernel_is_real) {
+  Spec spec;
+  spec.x_type = parse_type(x_dtype);
+  spec.y_type = parse_type(dtype);
+  spec.kernel_is_real = kernel_is_real;
+  spec.x_axes = parse_axes(x_axes);
+  spec.y_axes = parse_axes(y_axes);
+  spec.spatial = nspatial;
+  spec.kernel = kernel_shape;
+  spec.stride = stride;
+  spec.dilation = dilation;
+  spec.pad = pad_lo;
+  if (boundary < 0 || boundary > int(Boundary::wrap)) {
+    throw nb::value_error("boundary must be 0 to 4: constant, reflect, mirror, nearest, wrap");
+  }
+  spec.boundary = Boundary(boundary);
+  set_fill(spec, cval);
+  new (self) Direct(std::move(spec), chosen_isa());
+}
+
+// The type of the weights: the accumulator's, or its real counterpart.
+Type weight_type(const Direct& direct) {
+  Type type = direct.spec.y_type;
+  if (type == Type::float16) type = Type::float32;
+  if (direct.spec.kernel_is_real) type = type == Type::complex64 ? Type::float32 : Type::float64;
+  return type;
+}
+
+bool interrupted() {
+  const nb::gil_scoped_acquire gil;
+  return PyErr_CheckSignals() != 0;
+}
+
+void run(const Direct& direct, nb::handle x, nb::handle k, nb::handle out, int workers, ptrdiff_t max_memory) {
+  const Buffer from(x, "x", PyBUF_STRIDES);
+  const Buffer weights(k, "the kernel", PyBUF_C_CONTIGUOUS);
+  const Buffer to(out, "out", PyBUF_STRIDES | PyBUF_WRITABLE);
+  from.check_type(direct.spec.x_type);
+  from.check_shape(direct.x_shape());
+  weights.check_type(weight_type(direct));
+  weights.check_shape(direct.spec.kernel);
+  to.check_type(direct.spec.y_type);
+  to.check_shape(direct.y_shape());
+  bool completed;
+  {
+    const nb::gil_scoped_release released;
+    completed = direct.run(from.array(), weights.data(), to.array(), workers,
+                           size_t(max_memory < 0 ? 0 : max_memory), interrupted);
+  }
+  if (!completed) throw nb::python_error();
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double fma_peak(const std::string& dtype, double seconds) {
+  const Type type = parse_type(dtype);
+  if (type != Type::float32 && type != Type::float64) {
+    throw nb::value_error("fma_peak is known for float32 and float64");
+  }
+  const auto peak = chosen_isa().peak[type == Type::float64];
+  const nb::gil_scoped_release released;
+  double best = 0;
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    const auto round = std::chrono::steady_clock::now();
+    const double flops = peak(20000);
+    best = std::max(best, flops / seconds_since(round));
+  } while (seconds_since(start) < seconds);
+  return best;
+}
+
+}  // namespace
+}  // namespace xconv
+
+NB_MODULE(_native, m) {
+  using namespace xconv;
+  m.doc() = "Compiled kernels of the direct convolution on CPUs.";
+
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const ScratchError& error) {
+      PyErr_SetString(PyExc_MemoryError, error.what());
+    }
+  });
+
+  m.def("isa", [] { return chosen_isa().name; }, "The instruction set in use.");
+  m.def(
+      "isas",
+      [] {
+        nb::list names;
+        for (const Isa* isa : available_isas()) names.append(isa->name);
+        return names;
+      },
+      "The instruction sets that this machine can run, best first.");
+  m.def(
+      "kernels",
+      [] {
+        nb::list rows;
+        for (const Isa* isa : available_isas()) {
+          for (const KernelEntry& entry : kernel_table(*isa)) {
+            nb::dict row;
+            row["name"] = entry.name;
+            row["op"] = entry.op;
+            row["dtype"] = entry.dtype;
+            row["rows"] = entry.rows;
+            row["vectors"] = entry.vectors;
+            row["isa"] = entry.isa;
+            rows.append(row);
+          }
+        }
+        return rows;
+      },
+      "The kernels that this machine can run, as dicts.");
+  m.def("cpu_count", cpu_count,
+        "The CPUs that this process may use: affinity, control group, XCONV_NUM_THREADS.");
+  m.def("fma_peak", fma_peak, "dtype"_a, "seconds"_a,
+        "The best multiply-add rate of one thread's registers, in flop/s.");
+
+  nb::class_<Direct>(m, "Direct", "A prepared direct convolution; see direct.h.")
+      .def("__init__", construct, "x_dtype"_a, "dtype"_a, "x_axes"_a, "y_axes"_a, "nspatial"_a,
+           "kernel_shape"_a, "stride"_a, "dilation"_a, "pad_lo"_a, "boundary"_a, "cval"_a,
+           "kernel_is_real"_a = false)
+      .def("run", run, "x"_a, "k"_a, "out"_a, "workers"_a, "max_memory"_a)
+      .def("scratch", &Direct::scratch, "workers"_a)
+      .def("least", &Direct::least, "workers"_a = 1);
+}

@@ -1,0 +1,107 @@
+// One call of a Direct: how its outputs are cut into blocks, and how a block is computed.
+//
+// The axes are the batch axes (merged where both arrays allow it), the groups, and the spatial
+// axes.  One of them is the lane axis, along which vectors run.  Where it is short and the next
+// axis continues it in memory, that one is folded into the same run ("HWN" with few images: a
+// run is a row of W*N lanes).  Another axis gives the rows of a kernel's tile.
+//
+// A block whose windows lie inside the image is computed on the user's memory where its lanes are
+// contiguous there.  Any other block is packed first: converted and continued beyond the edge, in
+// scratch that fits the cache.  The result is written straight to the user's array, or to
+// scratch and from there where lanes are not contiguous or of another type.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "direct.h"
+
+namespace xconv {
+
+class Traversal {
+ public:
+  // Scratch of one worker, unless a single output needs more: half of a small second-level cache.
+  static constexpr ptrdiff_t block_bytes = 192 * 1024;
+
+  Traversal(const Direct& direct, Array x, const void* w, Array y, int workers, size_t max_memory);
+  bool run(bool (*interrupted)());
+
+  static size_t least(const Direct& direct, int workers);
+  static size_t tables(const Direct& direct);  // bytes of the offset tables
+
+ private:
+  struct Loop : Extent {
+    ptrdiff_t x, y;                    // bytes from one input, one output to the next
+    ptrdiff_t inside_from, inside_to;  // outputs whose window lies inside the image
+    ptrdiff_t block;                   // outputs of a block
+    int segments;                      // blocks are cut within the segments: border, inside, border
+    ptrdiff_t from[4];                 // where segments begin, and the end
+    ptrdiff_t size[3], count[3];       // of the blocks in a segment
+    ptrdiff_t blocks;                  // of all segments
+  };
+
+  // An array, or a block in scratch, as the kernels see it: reals from one element to the next.
+  struct View {
+    ptrdiff_t step[max_axes];
+    ptrdiff_t channel;        // from one summed channel, or kernel of a bank, to the next
+    ptrdiff_t phase;          // from one residue of the lane axis modulo its stride to the next
+    std::vector<ptrdiff_t> outer, inner;  // of an input: a Tile's tables
+  };
+
+  struct Block {
+    ptrdiff_t from[max_axes], length[max_axes];
+    char *x, *y;  // of the first window and output, in the user's memory or in scratch
+  };
+
+  explicit Traversal(const Direct& direct);
+
+  // Choices, in this order.
+  void set_loops();
+  void set_layout(size_t max_memory);
+  double cost(int lane) const;
+  int fold_for(int lane, bool in_place, bool direct) const;
+  bool lane_in_place(int lane) const;
+  bool lane_direct(int lane) const;
+  void choose(int lane);
+  void set_rows();
+  void set_blocks(size_t max_memory);
+  void set_smallest_blocks();
+  ptrdiff_t lay_out();
+  double work_of_block() const;
+  void cut(Loop& loop, ptrdiff_t least_size, bool few_segments, ptrdiff_t segment_least);
+  void fill_tables(View& view, bool packed) const;
+
+  // One block.
+  void task(int worker, ptrdiff_t index);
+  void compute(const Block& block, const View& x, const View& y, int kernel, int kernels) const;
+  void pack(const Block& block, char* to, ptrdiff_t* maps) const;
+  void pack_run(const Loop& lane, const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n,
+                const char* from, char* to) const;
+  void fill_run(char* to, ptrdiff_t n) const;
+  void scatter(const Block& block, const char* from, int kernel, int kernels) const;
+
+  const Direct& d_;
+  Array x_, y_;
+  const char* w_;
+  int workers_;
+
+  Loop loops_[max_axes];
+  int n_ = 0;
+  int group_ = -1;                        // loop of the groups, where there are several
+  ptrdiff_t x_channel_, y_kernel_;        // bytes
+  bool exact_x_, exact_y_;                // the array's elements are the accumulator's
+
+  int lane_ = 0, fold_ = -1, row_ = -1;
+  Op op_;
+  int rows_;                              // the R in use
+  ptrdiff_t spacing_ = 1;                 // outputs from one row of a tile to the next
+  int split_;                             // taps of loops before it are in a Tile's outer table
+  bool in_place_, direct_;                // whether blocks may do without packing, scattering
+  bool needs_scratch_;
+
+  View user_, packed_, result_, tiled_;
+  ptrdiff_t packed_elements_, scratch_bytes_ = 0;
+  std::unique_ptr<char[]> scratch_;
+};
+
+}  // namespace xconv
