@@ -157,20 +157,10 @@ def _format(path: Path, folder: bool = False) -> _Format:
 
 
 def _read_npy(path: Path, member: str) -> Array:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except ValueError:
-        if path.stat().st_size:  # an array of no elements cannot be mapped
-            array = np.load(path, allow_pickle=False)
-            if isinstance(array, np.ndarray) and array.size == 0:
-                return array
-        raise
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
 def _create_npy(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if 0 in shape:
-        np.save(path, np.empty(shape, dtype))
-        return np.empty(shape, dtype)
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
@@ -180,7 +170,9 @@ def _flush(path: Path, array: Array) -> None:
 
 
 def _read_npz(path: Path, member: str) -> Array:
-    with np.load(path, allow_pickle=False) as archive:
+    # Readers leave open the file of a path that they fail on; ours is closed.
+    with open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is no archive of arrays")
         names = archive.files
@@ -233,7 +225,9 @@ def _refuse_tiff(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
 
 
 def _read_image(path: Path, member: str) -> Array:
-    return np.asarray(_reader("imageio.v3").imread(path, index=0))
+    return np.asarray(
+        _reader("imageio.v3").imread(path.read_bytes(), index=0, extension=path.suffix)
+    )
 
 
 def _finish_image(path: Path, array: Array) -> None:
