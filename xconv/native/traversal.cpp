@@ -106,7 +106,7 @@ bool Traversal::lane_direct(int lane) const {
 int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   const Loop& l = loops_[lane];
   const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic];
-  if (l.taps > 1 || l.stride > 1 || l.inputs != l.outputs || l.pad != 0 ||
+  if (!may_fold_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs || l.pad != 0 ||
       l.outputs >= long_run * tile) {
     return -1;
   }
@@ -172,9 +172,13 @@ void Traversal::set_layout(size_t max_memory) {
       throw ScratchError("max_memory is " + std::to_string(max_memory) + " bytes, at least " +
                          std::to_string(least(d_, 1)) + " are needed");
     }
-    choose(best);
-    set_smallest_blocks();
-    if (!needs_scratch_ || size_t(lay_out()) + tables(d_) <= max_memory) return;
+    for (const bool fold : {true, false}) {
+      may_fold_ = fold;
+      choose(best);
+      set_smallest_blocks();
+      if (!needs_scratch_ || size_t(lay_out()) + tables(d_) <= max_memory) return;
+    }
+    may_fold_ = true;
     refused[best] = true;
   }
 }
@@ -187,14 +191,17 @@ size_t Traversal::least(const Direct& d, int) {
   const ptrdiff_t zeros[max_user_axes] = {};
   t.x_ = t.y_ = Array{nullptr, zeros};
   t.set_loops();
+  t.may_fold_ = false;
   size_t lowest = 0;
   for (int a = t.n_ - d.spec.spatial; a < t.n_; ++a) {
     t.choose(a);
+    t.op_ = Op::bank;
+    t.rows_ = int(std::min(d.outputs, ptrdiff_t(d.isa.rows[d.arithmetic])));
     t.set_smallest_blocks();
     const size_t bytes = size_t(t.lay_out());
     if (lowest == 0 || bytes < lowest) lowest = bytes;
   }
-  return lowest + tables(d);
+  return lowest + tables(d) + 64 + size_t(d.batch) * sizeof(ptrdiff_t);  // axes may merge less
 }
 
 // The kernels' rows: a spatial axis whose rows share inputs, or the kernels of a bank, or any.
@@ -363,8 +370,7 @@ void Traversal::set_blocks(size_t max_memory) {
   }
 }
 
-// No block but the only one of a segment has fewer than `least_size` outputs, and no segment fewer
-// than `segment_least`.
+// Segments have at least `segment_least` outputs, and a single one if `whole`.
 void Traversal::cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segment_least) {
   ptrdiff_t inside_from = loop.inside_from, inside_to = loop.inside_to;
   if (inside_from > 0) inside_from = std::max(inside_from, segment_least);
@@ -375,7 +381,9 @@ void Traversal::cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segm
     const int s = loop.segments;
     const ptrdiff_t n = to - loop.from[s];
     if (n <= 0) return;
-    loop.count[s] = std::max(ptrdiff_t(1), (n + loop.block - least_size) / loop.block);
+    // Without scratch, a remainder of less than a vector has to join the block before it.
+    const ptrdiff_t short_of = needs_scratch_ ? 1 : least_size;
+    loop.count[s] = std::max(ptrdiff_t(1), (n + loop.block - short_of) / loop.block);
     loop.size[s] = loop.block;
     loop.from[++loop.segments] = to;
   };

@@ -68,7 +68,7 @@ class Traversal {
   void set_smallest_blocks();
   ptrdiff_t lay_out();
   double work_of_block() const;
-  void cut(Loop& loop, ptrdiff_t least_size, bool few_segments, ptrdiff_t segment_least);
+  void cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segment_least);
   void fill_tables(View& view, bool packed) const;
 
   // One block.
@@ -92,6 +92,7 @@ class Traversal {
   bool exact_x_, exact_y_;                // the array's elements are the accumulator's
 
   int lane_ = 0, fold_ = -1, row_ = -1;
+  bool may_fold_ = true;
   Op op_;
   int rows_;                              // the R in use
   ptrdiff_t spacing_ = 1;                 // outputs from one row of a tile to the next
