@@ -320,7 +320,7 @@ def _in_two(
         )
     if not _BOUNDARIES[boundary]:
         raise ValueError('boundary "reflect" is not available; "symmetric" is the nearest to it')
-    fill = _fill(fillvalue, dtype)
+    fill = _fill(fillvalue, dtype) if _BOUNDARIES[boundary] == "constant" else 0
     if 0 in a.shape and _BOUNDARIES[boundary] != "constant":
         raise ValueError(f"in1 of shape {a.shape} is empty and has nothing to continue with")
     return a, b, mode, {"boundary": _BOUNDARIES[boundary], "cval": fill, "dtype": dtype}
@@ -330,10 +330,12 @@ def _in_two_sum(
     run: Callable[..., Any], a: np.ndarray, b: np.ndarray, mode: Any, options: dict[str, Any]
 ) -> Any:
     if b.size == 0:  # a sum without terms
-        full = [max(0, m + n - 1) for m, n in zip(a.shape, b.shape, strict=True)]
-        return np.zeros(full if mode == "full" else a.shape, options["dtype"])
-    if options["boundary"] != "constant":
-        options["cval"] = 0
+        change = {"full": -1, "valid": 1}
+        sizes = [
+            max(0, m - change[mode] * (n - 1)) if mode in change else m
+            for m, n in zip(a.shape, b.shape, strict=True)
+        ]
+        return np.zeros(sizes, options["dtype"])
     return run(a, b, mode=mode, method=method_for(a.size, b.size), **options)
 
 
