@@ -174,14 +174,14 @@ def test_direct_gives_the_same_bits_when_blocks_are_small():
         keywords = {"layout": layout, "mode": "same", "boundary": "mirror", "method": "direct"}
         y = xconv.convolve(x, k, **keywords)
         reached = 0
-        for workers, memory in itertools.product((1, 2, 3), (1 << 14, 1 << 16, 1 << 18, 1 << 28)):
+        for workers, memory in itertools.product((1, 2, 3), (1 << 14, 1 << 17, 1 << 28)):
             try:
                 z = xconv.convolve(x, k, workers=workers, max_memory=memory, **keywords)
             except xconv.MemoryLimitError:
                 continue
             same_bits(z, y)
             reached += 1
-        assert reached >= 6
+        assert reached >= 4
 
 
 @brief
