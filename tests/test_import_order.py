@@ -17,6 +17,7 @@ ORDER = (
     {"methods"},
     {"cuda"},
     {"backends"},
+    {"calibration"},
     {"registry", "planner"},
     {"plan"},
     {"api"},

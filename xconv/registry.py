@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from . import calibration
 from .backends.base import Backend
 from .errors import ArgumentTypeError, BackendUnavailable
 
@@ -39,7 +40,7 @@ def _load() -> tuple[dict[str, Backend], dict[str, str]]:
         except Exception as error:  # another package's mistake must not break xconv
             failed[name] = f"{type(error).__name__}: {error}"
         else:
-            found[name] = backend
+            found[name] = calibration.calibrated(backend)
     return found, failed
 
 

@@ -137,3 +137,14 @@ def demo(
 
     if not run(output):
         raise typer.Exit(1)
+
+
+@command
+def calibrate(
+    backend: Annotated[str, typer.Option(help="The backend whose methods are timed.")] = "cpu",
+) -> None:
+    """Time every method on this machine for some seconds, and keep its rates for later plans."""
+    from .calibrate import calibrate as measured
+
+    for line in measured(backend):
+        typer.echo(line)

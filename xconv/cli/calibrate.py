@@ -1,0 +1,154 @@
+"""`xconv calibrate`: times every method of a backend on this machine and keeps its rates."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from .. import api, calibration, cost, planner, registry
+from ..backends.base import Backend
+from ..errors import ArgumentError, MethodRefused
+from ..methods.base import Method
+
+__all__ = ["calibrate", "measure"]
+
+
+@dataclass(frozen=True)
+class _Case:
+    layout: str
+    x_shape: tuple[int, ...]
+    k_shape: tuple[int, ...]
+    methods: tuple[str, ...] = ("direct", "fft", "separable")
+
+    def operands(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+        """An image and a kernel of rank 1, so that no method refuses."""
+        rng = np.random.default_rng(0)
+        kind = np.dtype(dtype).kind
+        if kind in "biu":
+            shapes = (self.x_shape, self.k_shape)
+            x, k = (rng.integers(0, 9 if kind != "b" else 1, s, endpoint=True) for s in shapes)
+            return x.astype(dtype), k.astype(dtype)
+        turn = 1 + 0.5j if kind == "c" else 1.0
+        factors = [rng.standard_normal(size) for size in self.k_shape]
+        kernel = functools.reduce(np.multiply.outer, factors) * turn
+        return (rng.standard_normal(self.x_shape) * turn).astype(dtype), kernel.astype(dtype)
+
+
+# From one tiny image, where calls cost the most, to what leaves the caches.
+_FLOAT = (
+    _Case("HW", (24, 24), (5, 5)),
+    _Case("NHW", (512, 28, 28), (5, 5)),
+    _Case("HWN", (64, 64, 32), (3, 3)),
+    _Case("HWN", (100, 100, 16), (11, 11)),
+    _Case("NHW", (4, 256, 256), (15, 15)),
+    _Case("NHW", (1, 1000, 1000), (5, 5)),
+    _Case("NHW", (1, 768, 768), (63, 63), ("fft", "separable")),
+    _Case("NL", (64, 4096), (65,)),
+    _Case("NL", (4, 100_000), (2001,), ("fft",)),
+)
+_EXACT = (_Case("NHW", (4, 128, 128), (5, 5), ("direct",)),)
+_CASES = [
+    *((case, dtype) for dtype in ("float32", "float64") for case in _FLOAT),
+    *((case, dtype) for dtype in ("complex64", "complex128") for case in _FLOAT[:5]),
+    *((case, dtype) for dtype in ("bool", "int8", "int16", "int32", "int64") for case in _EXACT),
+]
+_EACH = 0.05
+"""Seconds spent on one method and case, unless one run takes longer."""
+
+
+def calibrate(name: str) -> Iterator[str]:
+    """Measure a backend, keep its rates, and tell so line by line."""
+    known = registry.backends()
+    if name not in known:
+        raise ArgumentError(f"backend {name!r} is unknown; use one of {', '.join(known)}")
+    backend = known[name]
+    reason = backend.unavailable()
+    if not reason and not backend.owns(np.empty(0)):
+        reason = "the operands are NumPy arrays, which are not its own"
+    if reason:
+        raise ArgumentError(f"backend {name!r} cannot be measured: {reason}")
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+        yield (
+            f"the machine is busy (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs); "
+            "rates measured while it is quiet are better"
+        )
+    begin = time.perf_counter()
+    before = type(backend).rates
+    samples, efficiency = measure(backend)
+    rates = calibration.fit(samples, before) | {"efficiency": efficiency}
+    yield f"{'rate':<22}{'default':>12}{'measured':>12}"
+    used = {n for s in samples for n, _ in (*s.work.amounts, *s.work.serial)} | {"efficiency"}
+    yield from (f"{n:<22}{before.get(n, 1.0):>12.3g}{rates[n]:>12.3g}" for n in sorted(used))
+    for what, which in (("default", before), ("measured", rates)):
+        yield f"within a factor of 2 with the {what} rates: {_share(samples, which):.0%}"
+    path = calibration.keep(backend, rates)
+    backend.rates = rates
+    yield f"{len(samples)} cases in {time.perf_counter() - begin:.1f} s, kept in {path}"
+
+
+def _share(samples: list[calibration.Sample], rates: Any) -> float:
+    """Of the samples, how many are predicted within a factor of 2."""
+    ratios = [cost.seconds(s.work, rates, 1) / s.seconds for s in samples]
+    return sum(abs(math.log2(ratio)) <= 1 for ratio in ratios) / len(ratios)
+
+
+def measure(backend: Backend) -> tuple[list[calibration.Sample], float]:
+    """Samples of every method of a backend, and the share of a further worker that is gained."""
+    samples, gains = [], []
+    workers = backend.workers()
+    for case, dtype in _CASES:
+        for method in backend.methods:
+            if method.name not in case.methods:
+                continue
+            sample = _sample(backend, method, case, dtype, 1)
+            if sample is None:
+                continue
+            samples.append(sample)
+            if workers > 1 and dtype == "float32" and sample.seconds > 5e-3:
+                together = _sample(backend, method, case, dtype, workers)
+                if together is not None:
+                    gains.append((sample.seconds / together.seconds - 1) / (workers - 1))
+    return samples, min(max(median(gains), 0.05), 1.0) if gains else 1.0
+
+
+def _sample(
+    backend: Backend, method: Method, case: _Case, dtype: str, workers: int
+) -> calibration.Sample | None:
+    """One method's work and shortest time; None where it refuses."""
+    alone = copy.copy(backend)
+    alone.methods = (method,)  # type: ignore[misc]  # hides the table of the class
+    x, k = case.operands(dtype)
+    try:
+        plan = api.plan_on(
+            alone, "correlate", x, k, layout=case.layout, mode="valid", method=method.name,
+            workers=workers,
+        )  # fmt: skip
+    except MethodRefused:
+        return None
+    kernel = k[None, None, None]
+    (row,) = planner.price(plan.problem, alone.methods, backend.rates, plan.limits)
+    row = planner.examined(
+        row, plan.problem, backend.rates, plan.limits, lambda m: m.examine(plan.problem, kernel)
+    )
+    if row.refusal is not None:
+        return None
+    out = plan(x, k)
+    return calibration.Sample(row.work, _shortest(lambda: plan(x, k, out=out)))
+
+
+def _shortest(run: Callable[[], Any]) -> float:
+    best, end = math.inf, time.perf_counter() + _EACH
+    while best == math.inf or time.perf_counter() < end:
+        begin = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - begin)
+    return best
