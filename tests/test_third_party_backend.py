@@ -111,7 +111,9 @@ for method in ("direct", "fft"):
     assert type(y) is Array, type(y)
     np.testing.assert_allclose(y._values, xconv.convolve(x, k, **options), rtol=1e-12, atol=1e-12)
 assert type(xconv.convolve(x, k, layout="HWN")) is np.ndarray
-assert xconv.plan(Array(x), k, layout="HWN").backend.name == "shelf"
+plan = xconv.plan(Array(x), k, layout="HWN")
+assert plan.backend.name == "shelf"
+assert type(plan(Array(x))) is Array
 """
 
 CHECK = """

@@ -213,7 +213,8 @@ def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
     if isinstance(k, Spec):
         shared.explain()  # raises here if the method wanted is refused
         return shared
-    return Plan(shared.problem, backend, options.get("method", "auto"), shared.limits, kernel)
+    like = kernel if isinstance(x, Spec) else x
+    return Plan(shared.problem, backend, options.get("method", "auto"), shared.limits, kernel, like)
 
 
 def _run(op: str, x: Any, k: Any, out: Any, *options: Any) -> Any:

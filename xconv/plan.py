@@ -43,7 +43,9 @@ class Plan:
         method: str,
         limits: Limits,
         kernel: Any = None,
+        like: Any = None,
     ) -> None:
+        """`kernel` is kept, prepared for images that are arrays like `like`."""
         self.problem = problem
         self.backend = backend
         self.limits = limits
@@ -65,7 +67,7 @@ class Plan:
             self._rows = tuple(
                 planner.examined(row, problem, backend.rates, limits, examine) for row in self._rows
             )
-            self._bound = self._prepared(kernel, kernel)
+            self._bound = self._prepared(kernel, like)
 
     @property
     def method(self) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,6 +69,16 @@ class CPUBackend(Backend):
         import scipy
 
         return f"NumPy {np.__version__}, SciPy {scipy.__version__}"
+
+    def details(self) -> Mapping[str, str]:
+        try:
+            native = importlib.import_module("xconv._native")
+        except ImportError as error:
+            return {
+                "compiled core": f"no ({error}); install xconv again where there is a C++17 "
+                "compiler, with XCONV_REQUIRE_NATIVE=1 to see why it fails"
+            }
+        return {"compiled core": f"{native.isa()}, of {', '.join(native.isas())} on this machine"}
 
     def namespace(self, x: Any) -> Any:
         return np

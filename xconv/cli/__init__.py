@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 __all__ = ["main"]
@@ -11,13 +12,14 @@ NEEDED = ("typer", "rich")
 
 def main() -> None:
     """Run the command line of this process; what it needs beyond xconv is imported here."""
-    try:
-        from .commands import app
-    except ModuleNotFoundError as missing:
-        if missing.name not in NEEDED:
-            raise
-        sys.exit(
-            f"xconv: the command line needs {missing.name}, which is not installed; "
-            "pip install 'xconv[cli]'"
-        )
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            sys.exit(
+                f"xconv: the command line needs {name}, which is not installed; "
+                "pip install 'xconv[cli]'"
+            )
+    from .commands import app
+
     app()
