@@ -149,6 +149,7 @@ def test_every_method_of_the_cpu_is_measured() -> None:
 def test_the_command_keeps_what_it_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = CPUBackend()
     monkeypatch.setattr(registry, "backends", lambda: {"cpu": backend})
+    monkeypatch.setattr(registry, "find", lambda x: backend)
     result = CliRunner().invoke(app, ["calibrate"])
     assert result.exit_code == 0, result.output
     path = calibration.cache_file(backend)
