@@ -285,6 +285,8 @@ def _scipy(name: str, input: Any, y: np.ndarray, *arguments: Any, **axes: Any) -
 
     weights, mode, cval, origin = arguments
     function = getattr(scipy.ndimage, name)
+    if np.may_share_memory(input, y):  # SciPy reads complex input that it has overwritten
+        input = np.array(input)
     function(input, weights, output=y, mode=mode, cval=cval, origin=origin, **axes)
     return y
 

@@ -329,7 +329,7 @@ def _in_two(
 def _in_two_sum(
     run: Callable[..., Any], a: np.ndarray, b: np.ndarray, mode: Any, options: dict[str, Any]
 ) -> Any:
-    if b.size == 0:  # a sum without terms
+    if 0 in (a.size, b.size):  # sums without terms
         change = {"full": -1, "valid": 1}
         sizes = [
             max(0, m - change[mode] * (n - 1)) if mode in change else m
