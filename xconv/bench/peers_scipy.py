@@ -25,6 +25,9 @@ def signal_convolve(name: str, case: Case, x: Array, k: Array, workers: int) -> 
     signal, fft = optional("scipy.signal", "scipy"), optional("scipy.fft", "scipy")
     plain(case)
     image, kernel, axes = _broadcast(case, x, k)
+    dtype = np.result_type(x.dtype, k.dtype)
+    if name != "convolve" and dtype.kind in "biu":
+        raise Refused("gives float64 for integers")
     bank = any(a in case.kernel_layout for a in "OC")
     mode = "full" if bank and case.mode == "same" else case.mode  # "same" would crop the bank
     crop = tuple(slice(None) for _ in image.shape)
@@ -38,12 +41,15 @@ def signal_convolve(name: str, case: Case, x: Array, k: Array, workers: int) -> 
     if name == "convolve":
         if bank:
             raise Refused("takes one kernel")
-        return Contender("scipy.signal.convolve", lambda: signal.convolve(image, kernel, mode))
+        return Contender(
+            "scipy.signal.convolve",
+            lambda: signal.convolve(image.astype(dtype, copy=False), kernel, mode),
+        )
     function = getattr(signal, name)
 
     def run() -> Any:
         with fft.set_workers(workers):
-            return function(image, kernel, mode, axes=axes)[crop]
+            return function(image.astype(dtype, copy=False), kernel, mode, axes=axes)[crop]
 
     return Contender(f"scipy.signal.{name}", run)
 
@@ -56,10 +62,14 @@ def loop(case: Case, x: Array, k: Array, workers: int) -> Contender:
         raise Refused("the loop is written for one kernel")
     letters = "".join(a for a in case.layout if a not in case.spatial) + case.spatial
     lead = len(letters) - len(case.spatial)
+    dtype = np.result_type(x.dtype, k.dtype)
     images, kernel = ordered(x, case.layout, letters), ordered(k, case.kernel_layout, case.spatial)
 
     def run() -> Any:
-        found = [signal.convolve(images[i], kernel, case.mode) for i in np.ndindex(x_batch)]
+        found = [
+            signal.convolve(images[i].astype(dtype, copy=False), kernel, case.mode)
+            for i in np.ndindex(x_batch)
+        ]
         return np.stack(found).reshape(*x_batch, *found[0].shape)
 
     x_batch = images.shape[:lead]

@@ -13,6 +13,7 @@ from .targets import verdicts
 
 __all__ = ["page"]
 
+
 def page(records: list[Record]) -> str:
     """The report of a run as the text of an HTML page."""
     figures = "\n".join(
@@ -45,8 +46,8 @@ def page(records: list[Record]) -> str:
         f"<h2>When does xconv lose?</h2>{_html(tables.losses(records))}",
         f"<h2>Targets</h2>{_html(targets)}" if verdicts(records) else "",
         "<h2>All results</h2><p>Time is the median, spread half the distance between the "
-        "quartiles; error is in units of eps &times; sum|k| &times; max|x|; the limit is what the measured "
-        "arithmetic and memory allow the direct method, so that others may pass it.</p>",
+        "quartiles; error is in units of eps &times; sum|k| &times; max|x|; the limit is what the "
+        "measured arithmetic and memory allow the direct method, so that others may pass it.</p>",
         '<p><input id="find" type="search" placeholder="Find: words of case or contender" '
         'aria-label="Find in all results"></p>',
         details,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
+
+from .cases import Case
 
 __all__ = [
     "Record", "best_peer", "by_case", "families", "family", "load", "median", "named",
@@ -14,14 +17,21 @@ __all__ = [
 ]  # fmt: skip
 
 Record = dict[str, Any]
+DEFAULTS = {f.name: f.default for f in fields(Case) if f.default is not MISSING}
 
 
 def save(path: Path, records: Iterable[Record]) -> None:
-    """Write the records; an interrupted run leaves the old file or none."""
+    """Write the records; an interrupted run leaves the old file or none.
+
+    What a case has by default is left out, and filled in by `load`.
+    """
     temporary = path.with_name(path.name + ".part")
     with temporary.open("w") as file:
         for record in records:
-            file.write(json.dumps(record) + "\n")
+            if "case" in record:
+                told = {n: v for n, v in record["case"].items() if DEFAULTS.get(n, ...) != v}
+                record = record | {"case": told}
+            file.write(json.dumps(record, separators=(",", ":")) + "\n")
     os.replace(temporary, path)
 
 
@@ -32,6 +42,8 @@ def load(path: Path) -> list[Record]:
         try:
             record = json.loads(line)
             record["kind"]
+            if "case" in record:
+                record["case"] = DEFAULTS | record["case"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path}, line {number} is no record of xconv bench ({error!r}); "

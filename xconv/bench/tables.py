@@ -8,7 +8,7 @@ from .published import METHODS, PUBLISHED, SOURCE
 from .results import Record, best_peer, by_case, family, median, named, of_kind
 from .targets import verdicts
 
-__all__ = ["losses", "machine", "markdown", "milliseconds", "seed_table", "suite_tables"]
+__all__ = ["losses", "machine", "markdown", "milliseconds", "seed_table", "suite_tables", "summary"]
 
 
 def markdown(records: list[Record]) -> str:
@@ -22,6 +22,23 @@ def markdown(records: list[Record]) -> str:
     for suite, table in suite_tables(records):
         parts += [f"## Suite {suite}", table]
     return "\n\n".join(parts) + "\n"
+
+
+def summary(records: list[Record], folder: str) -> str:
+    """The README's section: the machine, the first table, and where xconv loses."""
+    met = [target.met(value) for target, value in verdicts(records)]
+    return "\n\n".join([
+        "## Benchmarks",
+        "Made by `xconv bench --suite all`; every figure, with spread, scratch memory and error, "
+        f"is in [{folder}]({folder}/results.md), as a page with plots in "
+        f"[results.html]({folder}/results.html). Run it on your own machine: `xconv bench`.",
+        machine(records),
+        seed_table(records),
+        f"Of the {len(met)} targets that this run has figures for, {sum(met)} are met; "
+        f"[the list]({folder}/results.md#targets) says which are not.",
+        "### When does xconv lose?",
+        losses(records, 12),
+    ])  # fmt: skip
 
 
 def machine(records: list[Record]) -> str:
@@ -104,8 +121,8 @@ def _published(records: list[Record]) -> str:
     )
 
 
-def losses(records: list[Record]) -> str:
-    """Every case in which a peer is faster than xconv, or gives what xconv cannot, frankly."""
+def losses(records: list[Record], most: int = 1000) -> str:
+    """Cases in which a peer is faster than xconv, or gives what xconv cannot, worst first."""
     lost, compared = [], 0
     for group in by_case(r for r in records if r.get("case", {}).get("suite") != "busy"):
         mine, peer = named(group, "xconv"), best_peer(group)
@@ -126,10 +143,11 @@ def losses(records: list[Record]) -> str:
     rows = [
         [f"`{group[0]['case']['name']}`", str(group[0]["workers"]), mine,
          f"{milliseconds(peer)} {peer['contender']}", f"{ratio:.2f}"]
-        for ratio, group, mine, peer in sorted(lost, key=lambda item: -item[0])
+        for ratio, group, mine, peer in sorted(lost, key=lambda item: -item[0])[:most]
     ]  # fmt: skip
     head = ["case", "threads", "xconv ms", "fastest peer ms", "xconv / peer"]
-    return f"In {len(lost)} of the {compared} cases run, the worst first:\n\n" + _table(head, rows)
+    which = "the worst first" if len(lost) <= most else f"the {most} worst"
+    return f"In {len(lost)} of the {compared} cases run, {which}:\n\n" + _table(head, rows)
 
 
 def targets(records: list[Record]) -> str:
