@@ -5,10 +5,9 @@ exchanged, only while the test modules are imported.  So `from scipy import sign
 `from scipy.signal import convolve` inside them give xconv's functions, parametrised lists
 included, while SciPy's own code has been loaded before and stays on the originals.
 
-The environment says what is put in place: XCONV_SUITE_FUNCTIONS is "xconv", "scipy" (the
-originals, to check the harness) or "wrong" (xconv's result with its first element moved, which
-the suites must notice), and XCONV_SUITE_CALLS is a folder for the number of calls that arrived,
-one file per process.
+XCONV_SUITE_CALLS names a folder for the number of calls that arrived, one file per process.
+Where XCONV_SUITE_WRONG is set, every test runs once with all functions as they are and once for
+each function with that one giving a wrong answer, which the suites must notice.
 """
 
 import collections
@@ -38,20 +37,33 @@ REPLACED = {
     ),
 }
 TEST_MODULES = ("scipy.ndimage.tests.test_filters", "scipy.signal.tests.test_signaltools")
+FUNCTIONS = [f"{package}.{name}" for package, names in REPLACED.items() for name in names]
 
 calls = collections.Counter()
+wrong = types.SimpleNamespace(name=None)
 lock = threading.Lock()
 
 
+@pytest.fixture(autouse=True)
+def wrong_function(request):
+    """The function that is wrong during a test."""
+    wrong.name = getattr(request, "param", None)
+
+
+def pytest_generate_tests(metafunc):
+    if "XCONV_SUITE_WRONG" in os.environ:
+        metafunc.parametrize("wrong_function", ("none", *FUNCTIONS), indirect=True)
+
+
 def moved(result):
-    """A result with another first element: what a wrong function would give."""
+    """A result with another first element."""
     result = np.array(result)
     if result.size:
-        result.flat[0] = result.flat[0] + result.dtype.type(1)
+        result.flat[0] += result.dtype.type(1)
     return result
 
 
-def stand_in(name, original, function, wrong):
+def stand_in(name, original, function):
     """The function, counting its calls, known to SciPy's tests as the original is."""
 
     @functools.wraps(original)
@@ -59,40 +71,30 @@ def stand_in(name, original, function, wrong):
         with lock:
             calls[name] += 1
         result = function(*args, **kwargs)
-        return moved(result) if wrong else result
+        return moved(result) if wrong.name == name else result
 
-    if original in xp_capabilities_table:
-        xp_capabilities_table[counted] = xp_capabilities_table[original]
+    xp_capabilities_table[counted] = xp_capabilities_table[original]
     return counted
 
 
-def copy_with_functions(package, choice):
+def copy_with_functions(package):
     original = importlib.import_module(f"scipy.{package}")
-    source = original if choice == "scipy" else importlib.import_module(f"xconv.{package}")
+    ours = importlib.import_module(f"xconv.{package}")
     copied = types.ModuleType(original.__name__)
     copied.__dict__.update(vars(original))
     for name in REPLACED[package]:
-        setattr(
-            copied,
-            name,
-            stand_in(
-                f"{package}.{name}",
-                getattr(original, name),
-                getattr(source, name),
-                choice == "wrong",
-            ),
-        )
+        function = stand_in(f"{package}.{name}", getattr(original, name), getattr(ours, name))
+        setattr(copied, name, function)
     return copied
 
 
-def pytest_configure(config):
-    choice = os.environ["XCONV_SUITE_FUNCTIONS"]
+def pytest_configure():
     originals = {name: importlib.import_module(f"scipy.{name}") for name in REPLACED}
     # Whatever SciPy imports late must see the originals, so it is loaded now.
     for name in ("fft", "linalg", "optimize", "special", "stats", "interpolate"):
         importlib.import_module(f"scipy.{name}")
     for name in REPLACED:
-        copied = copy_with_functions(name, choice)
+        copied = copy_with_functions(name)
         sys.modules[f"scipy.{name}"] = copied
         setattr(scipy, name, copied)
     try:
@@ -104,7 +106,6 @@ def pytest_configure(config):
             setattr(scipy, name, original)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session):
+def pytest_sessionfinish():
     folder = Path(os.environ["XCONV_SUITE_CALLS"])
     (folder / f"{os.getpid()}.json").write_text(json.dumps(calls))
