@@ -154,7 +154,7 @@ def test_random_calls(name: str, dtype: str) -> None:
             if output == "array":
                 mine["output"] = options["output"].copy()
             calls.append(outcome(function, name, given, w, **mine))
-        if calls[1] is RuntimeError and x.size == 0:
+        if x.size == 0 and any(call is RuntimeError for call in calls):  # dtypes of nothing
             continue
         results += not isinstance(calls[1], type)
         assert_same(*calls, x, w, options["cval"], f"{shape} {w!r} {options} {output}")

@@ -193,12 +193,12 @@ def _along_axis(
 ) -> Any:
     x, w = np.asarray(input), np.asarray(weights)
     y = _output(output, x, x.dtype.kind != "c" and w.dtype.kind != "c")
+    fill = _cval(cval, x, w)
     w = w.astype(np.float64 if w.dtype.kind != "c" else np.complex128, copy=False)
     if w.ndim != 1 or w.shape[0] < 1:
         raise RuntimeError(f"no filter weights given: shape {w.shape}, but one axis is needed")
     axis = normalize_axis_index(axis, x.ndim)
     pads = [_padding(op, w.shape[0], origin)]
-    fill = _cval(cval, x, w)
     if not _exact(x, w, y.dtype):
         return _scipy(op + "1d", input, y, weights, mode, cval, origin, axis=axis)
     return _compute(op, x, w, (axis,), pads, y, mode, fill)
