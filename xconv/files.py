@@ -54,7 +54,7 @@ def read(path: str) -> Array:
     if not file.exists():
         raise ArgumentError(f"there is no file {name!r}; check the path, it is relative to "
                             f"{os.getcwd()}")  # fmt: skip
-    form = _format(file)
+    form = _format(file, file.is_dir())
     try:
         array = form.read(file, member)
     except ArgumentError:
@@ -85,7 +85,7 @@ def writing(path: str, shape: tuple[int, ...], dtype: Any) -> Iterator[Array]:
         (a ValueError) if the format cannot hold such an array, or the place cannot be written.
     """
     target = Path(path)
-    form = _format(target, folder=path.endswith(("/", os.sep)))
+    form = _format(target, path.endswith(("/", os.sep)))
     dtype = np.dtype(dtype)
     wrong = form.refuses(shape, dtype)
     if wrong:
@@ -114,8 +114,8 @@ def writing(path: str, shape: tuple[int, ...], dtype: Any) -> Iterator[Array]:
     except BaseException:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        elif part.exists():
+            part.unlink()
         raise
 
 
@@ -140,8 +140,8 @@ class _Format:
     """Why the format cannot hold such an array; empty if it can."""
 
 
-def _format(path: Path, folder: bool = False) -> _Format:
-    if folder or path.is_dir():
+def _format(path: Path, folder: bool) -> _Format:
+    if folder:
         return FOLDER
     for form in FORMATS:
         if path.suffix.lower() in form.suffixes:
