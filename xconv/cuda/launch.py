@@ -11,7 +11,7 @@ import numpy as np
 
 from . import tiling
 from .device import Device, Kernel
-from .geometry import OUTER, SPATIAL, Geometry, Outer, record
+from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, record
 from .source import kernel_source, sum_dtype
 from .tiling import Roles, Tile
 
@@ -21,6 +21,8 @@ PARAMETER_BYTES = 4096
 """What a call may pass by value on every device and driver."""
 _MOST_BLOCKS = (1 << 31) - 1
 _ANY_OUTER = 8
+_NO_AXIS = Spatial(0, 0, 1, 1, low=0, taps=1, stride=1, dilation=1, boundary=0)
+"""One kernel does for one to three axes, with such ones in front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,15 @@ def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
     counts = (
         "rows_in rows_out rows_low rows_boundary "
         "columns_in columns_out columns_low columns_boundary "
-        "lanes channels slabs outers deeps taps_h taps_w stride_h dilation_h m pitch tile_h tile_w tile_elements "
+        "lanes channels slabs outers taps_h taps_w stride_h dilation_h m x_down y_down pitch tile_h tile_w tile_elements "
+        "sources_at "
         "blocks_lane blocks_column blocks_row"
     )
     distances = "x_row x_column x_lane x_channel y_row y_column y_lane w_lane"
     return record(
         [
             *((name, np.uint64, 0) for name in ("x", "y", "w")),
-            *((name, np.int64, 0) for name in ("blocks", *distances.split())),
+            *((name, np.int64, 0) for name in distances.split()),
             *((name, np.int32, 0) for name in counts.split()),
             ("outer", OUTER, tiling.OUTER),
             ("deep", SPATIAL, tiling.DEEP),
@@ -116,20 +119,21 @@ def any_launch(
     `sum_dtype(dtype)`; `cval` is a scalar of it.
     """
     total = sum_dtype(dtype)
-    distances = [abs(a.y) for a in (*geometry.outer, *geometry.spatial)]
+    axes = (_NO_AXIS,) * (3 - len(geometry.spatial)) + geometry.spatial
+    distances = [abs(a.y) for a in (*geometry.outer, *axes)]
     order = sorted(range(len(distances)), key=distances.__getitem__)
     argument = _argument(
-        any_fields(len(geometry.spatial), total),
+        any_fields(len(axes), total),
         outputs=geometry.outputs,
         x_channel=geometry.x_channel,
         channels=geometry.channels,
         outers=len(geometry.outer),
         outer=geometry.outer,
-        spatial=geometry.spatial,
+        spatial=axes,
         cval=cval,
     )
     argument["order"][: len(order)] = order
-    source = kernel_source("any", x_dtype, dtype, {"SPATIAL": len(geometry.spatial)})
+    source = kernel_source("any", x_dtype, dtype, {"SPATIAL": len(axes)})
     blocks = min(-(-geometry.outputs // 256), _MOST_BLOCKS)
     return Launch(device.kernel("any", source), blocks, (256, 1), 0, argument)
 
@@ -158,13 +162,13 @@ def tiled_launch(
     tile = tiling.choose(
         part, total.itemsize, fixed, filters > 0, device.shared_bytes(), device.processors()
     )
-    if tile is None:
+    if tile is None or math.prod(tile.blocks(part)) > _MOST_BLOCKS:
         return None
     filters = filters if tile.fixed else 0
     argument = _tiled_argument(part, tile, total, cval, filters)
     source = kernel_source("tiled", x_dtype, dtype, constants(part, tile, filters))
-    blocks = min(int(argument["blocks"]), _MOST_BLOCKS)
     kernel = device.kernel("tiled", source)
+    blocks = math.prod(tile.blocks(part))
     return Launch(kernel, blocks, tile.threads, tile.shared, argument, filters)
 
 
@@ -173,15 +177,9 @@ def _tiled_argument(
 ) -> np.ndarray[Any, Any]:
     rows, columns = part.rows, part.columns
     lane = part.lane or Outer(1)
-    blocks = (
-        -(-lane.size // tile.m),
-        -(-columns.outputs // (tile.groups * tile.rx)),
-        -(-rows.outputs // (tile.lines * tile.ry)),
-    )
-    around = math.prod(a.outputs for a in part.deep) * math.prod(a.size for a in part.outer)
+    blocks = tile.blocks(part)
     argument = _argument(
         tiled_fields(total, filters),
-        blocks=math.prod(blocks) * around,
         x_row=rows.x, x_column=columns.x, x_lane=lane.x, x_channel=part.x_channel,
         y_row=rows.y, y_column=columns.y, y_lane=lane.y, w_lane=lane.w,
         rows_in=rows.size, rows_out=rows.outputs, rows_low=rows.low, rows_boundary=rows.boundary,
@@ -189,9 +187,9 @@ def _tiled_argument(
         columns_in=columns.size, columns_out=columns.outputs, columns_low=columns.low,
         columns_boundary=columns.boundary,
         lanes=lane.size, channels=part.channels, slabs=part.slabs,
-        outers=len(part.outer), deeps=len(part.deep), taps_h=rows.taps, taps_w=columns.taps,
-        m=tile.m, pitch=tile.pitch, tile_h=tile.height, tile_w=tile.width,
-        tile_elements=tile.shared // total.itemsize - tile.tap_elements,
+        outers=len(part.outer), taps_h=rows.taps, taps_w=columns.taps,
+        m=tile.m, x_down=part.x_down, y_down=part.y_down, pitch=tile.pitch, tile_h=tile.height, tile_w=tile.width,
+        tile_elements=tile.elements, sources_at=tile.sources_at,
         blocks_lane=blocks[0], blocks_column=blocks[1], blocks_row=blocks[2],
         outer=part.outer[::-1], deep=part.deep[::-1], cval=cval,
     )  # fmt: skip
@@ -204,21 +202,19 @@ def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
     literal: dict[str, int | str] = {
         "TAPS_H": rows.taps, "TAPS_W": columns.taps, "M": tile.m,
         "PITCH": tile.pitch, "TILE_H": tile.height, "TILE_W": tile.width,
-        "STRIDE_H": rows.stride, "DILATION_H": rows.dilation,
-        "THREADS": math.prod(tile.threads),
+        "SLABS": part.slabs, "STRIDE_H": rows.stride, "DILATION_H": rows.dilation,
+        "THREADS": math.prod(tile.threads), "X_DOWN": int(part.x_down), "Y_DOWN": int(part.y_down),
     }  # fmt: skip
     in_call: dict[str, int | str] = {
         "TAPS_H": "call.taps_h", "TAPS_W": "call.taps_w", "M": "call.m" if part.lane else 1,
         "PITCH": "call.pitch", "TILE_H": "call.tile_h", "TILE_W": "call.tile_w",
-        "STRIDE_H": "call.stride_h", "DILATION_H": "call.dilation_h",
-        "THREADS": 256,
+        "SLABS": "call.slabs", "STRIDE_H": "call.stride_h", "DILATION_H": "call.dilation_h",
+        "THREADS": 256, "X_DOWN": "call.x_down", "Y_DOWN": "call.y_down",
     }  # fmt: skip
     return (literal if tile.fixed else in_call) | {
         "RX": tile.rx, "RY": tile.ry,
         "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
-        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.fixed),
+        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.fixed), "DEEPS": len(part.deep),
         "FILTER": filters,
         "W_LANES": int(bool(part.lane and part.lane.w)),
-        "X_DOWN": int(part.lane is None and 0 < abs(rows.x) < abs(columns.x)),
-        "Y_DOWN": int(part.lane is None and 0 < abs(rows.y) < abs(columns.y)),
     }  # fmt: skip

@@ -18,7 +18,7 @@ _LARGEST = 1 << 30
 _UNROLLED = 8192
 """Multiply-adds that may be written out: more takes NVRTC seconds, and leaves the instruction
 cache."""
-_ONE_ROW = Spatial(0, 0, 1, 1, 0, 1, 1, 1, 0)
+_ONE_ROW = Spatial(0, 0, 1, 1, low=0, taps=1, stride=1, dilation=1, boundary=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,15 @@ class Roles:
     outer: tuple[Outer, ...]
     channels: int
     x_channel: int
+
+    @property
+    def x_down(self) -> bool:
+        """Whether rows, not columns, are neighbours in the memory of `x`."""
+        return self.lane is None and 0 < abs(self.rows.x) < abs(self.columns.x)
+
+    @property
+    def y_down(self) -> bool:
+        return self.lane is None and 0 < abs(self.rows.y) < abs(self.columns.y)
 
     @property
     def slabs(self) -> int:
@@ -96,14 +105,25 @@ class Tile:
     height: int
     width: int
     pitch: int
-    tap_elements: int
-    """Elements of the taps in shared memory."""
+    elements: int
+    """Of the input under a tile, in shared memory; the taps follow."""
+    sources_at: int
+    """Where the table of sources follows, in bytes."""
     shared: int
-    """Bytes."""
+    """Bytes of all three."""
 
     @property
     def threads(self) -> tuple[int, int]:
         return self.groups * self.m, self.lines
+
+    def blocks(self, part: Roles) -> tuple[int, int, int, int]:
+        """Along lanes, columns and rows, and of the other axes together."""
+        return (
+            -(-(part.lane.size if part.lane else 1) // self.m),
+            -(-part.columns.outputs // (self.groups * self.rx)),
+            -(-part.rows.outputs // (self.lines * self.ry)),
+            math.prod(a.outputs for a in part.deep) * math.prod(a.size for a in part.outer),
+        )
 
 
 @functools.lru_cache(1024)
@@ -118,6 +138,8 @@ def choose(
     columns, rows = part.columns, part.rows
     ry = 8 if rows.outputs > 5 else 4 if rows.outputs > 1 else 1
     rx = max(16 // itemsize, 1) * (2 if ry == 1 and itemsize < 16 else 1)
+    if part.lane:  # no reads of 16 bytes at a time, which ask for a power of two
+        rx += rx // 2
     fixed = fixed and columns.taps <= 16
     fixed = fixed and rx * ry * rows.taps * columns.taps * max(itemsize // 4, 1) <= _UNROLLED
     best: tuple[float, Tile] | None = None
@@ -125,7 +147,7 @@ def choose(
         tile = _tile(part, itemsize, fixed, by_value, (rx, ry), (m, groups, lines))
         if tile.shared > shared:
             continue
-        cost = _cost(part, tile, shared, processors)
+        cost = _cost(part, tile, itemsize, shared, processors)
         if best is None or cost < best[0]:
             best = cost, tile
     return best[1] if best else None
@@ -180,24 +202,23 @@ def _tile(
     else:
         taps = rows.taps * in_row
     tile = -(-height * pitch * itemsize // 32) * 32
+    sources = -(-(tile + taps * itemsize) // 32) * 32
     return Tile(
-        fixed, rx, ry, chunk, packed, m, groups, lines, height, width, pitch, taps,
-        tile + taps * itemsize,
+        fixed, rx, ry, chunk, packed, m, groups, lines, height, width, pitch,
+        elements=tile // itemsize, sources_at=sources, shared=sources + 8 * (width + height),
     )  # fmt: skip
 
 
-def _cost(part: Roles, tile: Tile, shared: int, processors: int) -> float:
+def _cost(part: Roles, tile: Tile, itemsize: int, shared: int, processors: int) -> float:
     """Instructions of the busiest processor, idle threads and halos counted."""
-    lanes = part.lane.size if part.lane else 1
-    blocks = -(-lanes // tile.m)
-    blocks *= -(-part.columns.outputs // (tile.groups * tile.rx))
-    blocks *= -(-part.rows.outputs // (tile.lines * tile.ry))
-    blocks *= math.prod(a.outputs for a in part.deep) * math.prod(a.size for a in part.outer)
-    threads = math.prod(tile.threads)
-    warps = -(-threads // 32)
+    blocks = math.prod(tile.blocks(part))
+    warps = -(-math.prod(tile.threads) // 32)
     products = warps * 32 * tile.rx * tile.ry * part.rows.taps * part.columns.taps
-    loads = 12 * tile.height * tile.width  # instructions per element brought in
-    each = (products + loads) * part.slabs + 4e3
-    resident = min(shared // max(tile.shared, 1), 2048 // (warps * 32)) * warps
+    # A processor takes in two 32-byte sectors while it executes 128 threads' instructions.
+    line = tile.m * itemsize if part.lane else tile.width * itemsize
+    sectors = tile.height * (tile.width // tile.m if part.lane else 1) * (line / 32 + 1)
+    loads = 10 * tile.height * tile.width + 64 * sectors
+    each = (products + loads) * part.slabs + 4e3 * warps
+    resident = min(shared // tile.shared, 2048 // (warps * 32)) * warps
     idle = max(1.0, 16 / resident)  # so many warps hide the latency of memory
     return float(-(-blocks // processors)) * each * idle

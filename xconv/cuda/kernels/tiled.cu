@@ -15,26 +15,28 @@
 //   TAPS_H, TAPS_W  taps of rows and columns     PITCH   elements from row to row of the tile
 //   M               lanes                        TILE_H, TILE_W  rows and columns under a tile
 //   STRIDE_H, DILATION_H
+//   SLABS           channels times taps of deep axes
+//   X_DOWN, Y_DOWN  whether rows, not columns, are neighbours in the memory of x and y
 // and these, always literals:
 //   RX, RY, STRIDE_W, DILATION_W, CHUNK (taps of a row read at a time),
 //   PACKED (M is 1, and rows are read RX elements at a time), UNROLL (rows unrolled),
 //   FILTER (taps passed by value; 0: they are staged in shared memory), W_LANES (each lane has
-//   its own taps), X_DOWN and Y_DOWN (rows, not columns, are neighbours in memory), THREADS
+//   its own taps), DEEPS (number of deep axes), THREADS
 
 struct Call {
     const Input* x;
     Value* y;
     const Sum* w;  // (groups, outputs, channels, taps...)
-    long long blocks;
     long long x_row, x_column, x_lane, x_channel;
     long long y_row, y_column, y_lane;
     long long w_lane;
     int rows_in, rows_out, rows_low, rows_boundary;
     int columns_in, columns_out, columns_low, columns_boundary;
-    int lanes, channels, slabs, outers, deeps;
-    int taps_h, taps_w, stride_h, dilation_h, m, pitch, tile_h, tile_w, tile_elements;
+    int lanes, channels, slabs, outers;
+    int taps_h, taps_w, stride_h, dilation_h, m, x_down, y_down, pitch, tile_h, tile_w, tile_elements;
+    int sources_at;  // bytes
     int blocks_lane, blocks_column, blocks_row;
-    Outer outer[8];   // those that change fastest first, as the deep axes
+    Outer outer[8];  // those that change fastest first, as the deep axes
     Spatial deep[4];
     Sum cval;
     Sum filter[FILTER > 0 ? FILTER : 1];
@@ -44,32 +46,37 @@ struct Place {
     const Input* x;
     Value* y;
     const Sum* w;
-    int row, column, lane;   // first output of the tile
-    long long first[4];      // position under the first tap of each deep axis
+    int row, column, lane;             // first output of the tile
+    int first[DEEPS > 0 ? DEEPS : 1];  // position under the first tap of each deep axis
 };
 
-struct alignas(RX * sizeof(Sum)) Pack { Sum v[RX]; };
+struct alignas(PACKED ? RX * sizeof(Sum) : sizeof(Sum)) Pack { Sum v[RX]; };
 
-static __device__ Place place_of(const Call& call, long long block)
+// `block` without its remainder, which is returned: one digit of the block's number.
+static __device__ inline unsigned digit(unsigned& block, unsigned size)
+{
+    const unsigned quotient = block / size, remainder = block - quotient * size;
+    block = quotient;
+    return remainder;
+}
+
+static __device__ inline Place place_of(const Call& call)
 {
     Place at{call.x, call.y, call.w, 0, 0, 0, {}};
-    at.lane = static_cast<int>(block % call.blocks_lane) * (M);
-    block /= call.blocks_lane;
-    at.column = static_cast<int>(block % call.blocks_column) * static_cast<int>(blockDim.x / (M)) * RX;
-    block /= call.blocks_column;
-    at.row = static_cast<int>(block % call.blocks_row) * static_cast<int>(blockDim.y) * RY;
-    block /= call.blocks_row;
+    unsigned block = blockIdx.x;
+    at.lane = digit(block, call.blocks_lane) * (M);
+    at.column = digit(block, call.blocks_column) * (blockDim.x / (M)) * RX;
+    at.row = digit(block, call.blocks_row) * blockDim.y * RY;
 #pragma unroll
-    for (int d = 0; d < 4; ++d)
-        if (d < call.deeps) {
-            const long long i = block % call.deep[d].outputs;
-            block /= call.deep[d].outputs;
-            at.first[d] = i * call.deep[d].stride - call.deep[d].low;
-            at.y += i * call.deep[d].y;
-        }
+    for (int d = 0; d < DEEPS; ++d) {
+        const Spatial& axis = call.deep[d];
+        const int i = digit(block, static_cast<unsigned>(axis.outputs));
+        at.first[d] = i * axis.stride - static_cast<int>(axis.low);
+        at.y += i * axis.y;
+    }
+#pragma unroll 1
     for (int n = 0; n < call.outers; ++n) {
-        const long long i = block % call.outer[n].size;
-        block /= call.outer[n].size;
+        const long long i = digit(block, static_cast<unsigned>(call.outer[n].size));
         at.x += i * call.outer[n].x;
         at.y += i * call.outer[n].y;
         at.w += i * call.outer[n].w;
@@ -78,53 +85,72 @@ static __device__ Place place_of(const Call& call, long long block)
 }
 
 // The image of one channel under one tap of the deep axes; null beyond a constant edge.
-static __device__ const Input* slab_of(const Call& call, const Place& at, int slab)
+static __device__ inline const Input* slab_of(const Call& call, const Place& at, int slab)
 {
     const Input* x = at.x;
     bool inside = true;
 #pragma unroll
-    for (int d = 0; d < 4; ++d)
-        if (d < call.deeps) {
-            const Spatial& axis = call.deep[d];
-            const long long position = at.first[d] + slab % axis.taps * axis.dilation;
-            slab /= axis.taps;
-            const long long i = source_index(position, axis.size, axis.boundary);
-            inside = inside && i >= 0;
-            x += i * axis.x;
-        }
+    for (int d = 0; d < DEEPS; ++d) {
+        const Spatial& axis = call.deep[d];
+        const int tap = slab % axis.taps;
+        slab /= axis.taps;
+        const int i = source_index(
+            at.first[d] + tap * axis.dilation, static_cast<int>(axis.size), axis.boundary);
+        inside = inside && i >= 0;
+        x += i * axis.x;
+    }
     return inside ? x + slab * call.x_channel : nullptr;
 }
 
 // How the threads share out a tile: from (row, column) in steps, neighbours in memory together.
 struct Walk { int row, row_step, column, column_step; };
 
-static __device__ inline Walk walk(bool down)
+static __device__ inline Walk walk(const Call& call, bool down)
 {
-    if (!down)
-        return Walk{static_cast<int>(threadIdx.y), static_cast<int>(blockDim.y),
-                    static_cast<int>(threadIdx.x), static_cast<int>(blockDim.x)};
+    const int x = threadIdx.x, y = threadIdx.y, width = blockDim.x, height = blockDim.y;
+    if (M != 1) return Walk{y, height, x, width};
     // The number of threads is a power of two here.
-    const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
-    const int width = threads < 32 ? threads : 32;
-    return Walk{thread % width, width, thread / width, threads / width};
+    const int thread = y * width + x, threads = width * height;
+    const int near = threads < 32 ? threads : 32, far = threads / near;
+    if (down) return Walk{thread % near, near, thread / near, far};
+    return Walk{thread / near, far, thread % near, near};
 }
 
-static __device__ void load_tile(const Call& call, const Place& at, const Input* x, Sum* tile)
+// For each column under the tile, then for each row, what lies there: its distance from the first
+// element of the image, or BEYOND.
+constexpr long long BEYOND = -0x7fffffffffffffffLL - 1;
+
+static __device__ inline void find_sources(const Call& call, const Place& at, long long* sources)
 {
-    const int row0 = at.row * STRIDE_H - call.rows_low;
+    const int row0 = at.row * (STRIDE_H) - call.rows_low;
     const int column0 = at.column * STRIDE_W - call.columns_low;
-    const Walk step = walk(X_DOWN);
+    const int threads = blockDim.x * blockDim.y;
+#pragma unroll 1
+    for (int e = threadIdx.y * blockDim.x + threadIdx.x; e < TILE_W + (TILE_H); e += threads) {
+        const bool is_row = e >= TILE_W;
+        const int element = is_row ? e - (TILE_W) : e / (M);
+        const int i = source_index(
+            element + (is_row ? row0 : column0), is_row ? call.rows_in : call.columns_in,
+            is_row ? call.rows_boundary : call.columns_boundary);
+        const int lane = is_row ? 0 : at.lane + e % (M);
+        sources[e] = i < 0 || lane >= call.lanes
+            ? BEYOND : i * (is_row ? call.x_row : call.x_column) + lane * call.x_lane;
+    }
+}
+
+static __device__ inline void load_tile(
+    const Call& call, const Input* x, const long long* of_columns, const long long* of_rows, Sum* tile)
+{
+    const Walk step = walk(call, X_DOWN);
+#pragma unroll 1
     for (int c = step.column; c < TILE_W; c += step.column_step) {
-        const int lane = at.lane + c % (M);
-        const int column = source_index(column0 + c / (M), call.columns_in, call.columns_boundary);
-        const bool inside = x && column >= 0 && lane < call.lanes;
-        const Input* from = x + column * call.x_column + lane * call.x_lane;
+        const long long column = of_columns[c];
+        const bool inside = x && column != BEYOND;
 #pragma unroll 4
         for (int r = step.row; r < TILE_H; r += step.row_step) {
-            const int row = source_index(row0 + r, call.rows_in, call.rows_boundary);
+            const long long row = of_rows[r];
             Sum v = call.cval;
-            if (inside && row >= 0)
-                v = Convert<Sum>::of(Convert<Value>::of(from[row * call.x_row]));
+            if (inside && row != BEYOND) v = Convert<Sum>::of(Convert<Value>::of(x[row + column]));
             tile[r * PITCH + c] = v;
         }
     }
@@ -231,16 +257,20 @@ static __device__ inline void accumulate(
 }
 
 // The sums go through shared memory, so that neighbours in memory are written together.
-static __device__ void store_tile(const Call& call, const Place& at, const Sum* tile)
+static __device__ inline void store_tile(const Call& call, const Place& at, const Sum* tile)
 {
-    const Walk step = walk(Y_DOWN);
-    const int columns = blockDim.x * RX, rows = blockDim.y * RY;
+    const Walk step = walk(call, Y_DOWN);
+    const int columns = blockDim.x * RX;
+    const int left = call.rows_out - at.row, most = static_cast<int>(blockDim.y) * RY;
+    const int rows = left < most ? left : most;
+#pragma unroll 1
     for (int c = step.column; c < columns; c += step.column_step) {
         const int lane = at.lane + c % (M), column = at.column + c / (M);
         if (lane >= call.lanes || column >= call.columns_out) continue;
-        Value* to = at.y + column * call.y_column + lane * call.y_lane;
-        for (int r = step.row; r < rows && at.row + r < call.rows_out; r += step.row_step)
-            to[(at.row + r) * call.y_row] = Convert<Value>::of(tile[r * PITCH + c]);
+        Value* to = at.y + column * call.y_column + lane * call.y_lane + at.row * call.y_row;
+#pragma unroll 1
+        for (int r = step.row; r < rows; r += step.row_step)
+            to[r * call.y_row] = Convert<Value>::of(tile[r * PITCH + c]);
     }
 }
 
@@ -249,29 +279,30 @@ extern "C" __global__ void __launch_bounds__(THREADS) tiled(const __grid_constan
     XCONV_SHARED(memory);
     Sum* const tile = reinterpret_cast<Sum*>(memory);
     Sum* const taps = tile + call.tile_elements;
+    long long* const sources = reinterpret_cast<long long*>(memory + call.sources_at);
     const int lane = threadIdx.x % (M), column = threadIdx.x / (M) * RX, row = threadIdx.y * RY;
-    for (long long block = blockIdx.x; block < call.blocks; block += gridDim.x) {
-        const Place at = place_of(call, block);
-        Sum sum[RY][RX] = {};
-        for (int slab = 0; slab < call.slabs; ++slab) {
-            load_tile(call, at, slab_of(call, at, slab), tile);
-            long long first = 0;
+    const Place at = place_of(call);
+    find_sources(call, at, sources);
+    Sum sum[RY][RX] = {};
+#pragma unroll 1
+    for (int slab = 0; slab < SLABS; ++slab) {
+        __syncthreads();
+        load_tile(call, slab_of(call, at, slab), sources, sources + (TILE_W), tile);
+        long long first = 0;
 #if FILTER == 0
-            load_taps(call, at, slab, taps);
+        load_taps(call, at, slab, taps);
 #elif FILTER != TAPS_H * TAPS_W
-            first = at.w - call.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
+        first = at.w - call.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
 #endif
-            __syncthreads();
-            const Sum* under = tile + row * STRIDE_H * PITCH + column * STRIDE_W * (M) + lane;
-            accumulate(call, under, taps, first, lane, sum);
-            __syncthreads();
-        }
-#pragma unroll
-        for (int a = 0; a < RY; ++a)
-#pragma unroll
-            for (int b = 0; b < RX; ++b) tile[(row + a) * PITCH + (column + b) * (M) + lane] = sum[a][b];
         __syncthreads();
-        store_tile(call, at, tile);
-        __syncthreads();
+        const Sum* under = tile + row * (STRIDE_H) * (PITCH) + column * STRIDE_W * (M) + lane;
+        accumulate(call, under, taps, first, lane, sum);
     }
+    __syncthreads();
+#pragma unroll
+    for (int a = 0; a < RY; ++a)
+#pragma unroll
+        for (int b = 0; b < RX; ++b) tile[(row + a) * (PITCH) + (column + b) * (M) + lane] = sum[a][b];
+    __syncthreads();
+    store_tile(call, at, tile);
 }

@@ -1,0 +1,97 @@
+"""NVRTC and nvdisasm from their wheels: what the compiler makes of a kernel, without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from xconv.cuda.device import compile_options
+
+
+def _installed(pattern: str) -> Path | None:
+    for folder in sys.path:
+        for path in sorted(Path(folder, "nvidia").glob(pattern)):
+            return path
+    return None
+
+
+LIBRARY = _installed("*/lib/libnvrtc.so.*")
+DISASSEMBLER = _installed("*/bin/nvdisasm")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a compiled kernel takes."""
+
+    registers: int
+    spills: int
+    """Bytes stored and loaded."""
+    instructions: Counter[str]
+    """By name, without modifiers."""
+
+    def share(self, name: str) -> float:
+        return self.instructions[name] / self.instructions.total()
+
+
+@functools.cache
+def _nvrtc() -> ctypes.CDLL:
+    assert LIBRARY is not None
+    for builtins in LIBRARY.parent.glob("libnvrtc-builtins.so.*"):
+        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(LIBRARY))
+
+
+def architectures() -> list[int]:
+    """Compute capabilities that NVRTC compiles for, as 75, 80, ..."""
+    count = ctypes.c_int()
+    _nvrtc().nvrtcGetNumSupportedArchs(ctypes.byref(count))
+    found = (ctypes.c_int * count.value)()
+    _nvrtc().nvrtcGetSupportedArchs(found)
+    return sorted(found)
+
+
+def compiled(source: str, architecture: str) -> tuple[bytes, str]:
+    """The binary, and ptxas' report."""
+    nvrtc, program = _nvrtc(), ctypes.c_void_p()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"xconv.cu", 0, None, None) == 0
+    try:
+        options = [*compile_options(architecture), "--ptxas-options=-v"]
+        given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        failed = nvrtc.nvrtcCompileProgram(program, len(options), given)
+        size = ctypes.c_size_t()
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+        assert not failed, log.value.decode()
+        nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        binary = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetCUBIN(program, binary)
+        return binary.raw, log.value.decode()
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def usage(source: str, architecture: str) -> Usage:
+    binary, log = compiled(source, architecture)
+    registers = re.search(r"Used (\d+) registers", log)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    assert registers is not None, log
+    assert spills is not None, log
+    counted: Counter[str] = Counter()
+    if DISASSEMBLER is not None:
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(binary)
+            file.flush()
+            text = subprocess.run(
+                [DISASSEMBLER, "-c", file.name], check=True, capture_output=True, text=True
+            ).stdout
+        found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", text)
+        counted.update(name for name in found if name != "NOP")
+    return Usage(int(registers[1]), int(spills[1]) + int(spills[2]), counted)
