@@ -329,10 +329,10 @@ def _in_two(
 def _in_two_sum(
     run: Callable[..., Any], a: np.ndarray, b: np.ndarray, mode: Any, options: dict[str, Any]
 ) -> Any:
-    if 0 in (a.size, b.size):  # sums without terms
+    if b.size == 0:  # sums without terms
         change = {"full": -1, "valid": 1}
         sizes = [
-            max(0, m - change[mode] * (n - 1)) if mode in change else m
+            m - change[mode] * (n - 1) if mode in change else m
             for m, n in zip(a.shape, b.shape, strict=True)
         ]
         return np.zeros(sizes, options["dtype"])
@@ -349,7 +349,7 @@ def _fill(fillvalue: Any, dtype: np.dtype) -> complex:
     value = complex(given.astype(np.complex128).reshape(())[()])
     if dtype.kind == "c":
         return value
-    fits = value.imag == 0
+    fits = given.dtype.kind != "c"
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         fits = fits and np.isfinite(value.real) and info.min <= int(value.real) <= info.max
