@@ -72,7 +72,7 @@ def run(output: str) -> bool:
     """Print the table and write the contact sheet; whether every answer was right."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     photographs = load()
     shown = present()
     titles = ", ".join(f"{letters} ({words})" for letters, words in LAYOUTS.items())
