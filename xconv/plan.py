@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,21 +106,24 @@ class Plan:
         """The result of a method that has been chosen and prepared."""
         if out is None:
             y = self.backend.empty(self.problem.y_shape, self.problem.dtype, x)
-            return self._run(self.problem, x, y, chosen.method, state)
+            return self._run(self.problem, x, y, chosen.method, state, self.limits)
         self._check_out(out, x)
         if not self.backend.overlaps(out, x):
-            return self._run(self.problem, x, out, chosen.method, state)
-        for problem, part, at in self._copied_parts(x, out, chosen.work.scratch):
-            self._run(problem, part, out[at], chosen.method, state)
+            return self._run(self.problem, x, out, chosen.method, state, self.limits)
+        limits = replace(self.limits, max_memory=self.limits.max_memory // 2)
+        for problem, part, at in self._copied_parts(x, out, limits.max_memory):
+            self._run(problem, part, out[at], chosen.method, state, limits)
         return out
 
-    def _run(self, problem: Problem, x: Any, y: Any, method: Method, state: Any) -> Any:
+    def _run(
+        self, problem: Problem, x: Any, y: Any, method: Method, state: Any, limits: Limits
+    ) -> Any:
         """`y` with the result in it; another array where arrays cannot be written."""
         if method.on_user_axes:
-            return method.run(self.backend, problem, state, x, y, self.limits)
+            return method.run(self.backend, problem, state, x, y, limits)
         xp = self.backend.namespace(x)
         source, target = view(x, problem.views[0], xp), view(y, problem.views[2], xp)
-        result = method.run(self.backend, problem, state, source, target, self.limits)
+        result = method.run(self.backend, problem, state, source, target, limits)
         return y if result is target else restored(result, problem.views[2], problem.y_shape, xp)
 
     def _choice(self) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
@@ -177,34 +180,31 @@ class Plan:
             )
 
     def _copied_parts(
-        self, x: Any, out: Any, scratch: int
+        self, x: Any, out: Any, room: int
     ) -> Iterator[tuple[Problem, Any, tuple[Any, ...]]]:
         """(problem, copy of a part of `x`, index of its result) for an `out` that overlaps `x`.
 
-        One part if `x` fits into the memory allowed; else, where `out` lies on `x` entry by
-        entry, as many entries of a batch axis at a time as fit.
+        One part if `x` fits into `room` bytes, which is half the memory allowed; else, where
+        `out` lies on `x` entry by entry, as many entries of a batch axis at a time as fit.
         """
-        problem, room = self.problem, self.limits.max_memory - scratch
+        problem = self.problem
         nbytes = math.prod(problem.x_shape) * self._x_dtype.itemsize
         if nbytes <= room:
             yield problem, self.backend.copy(x), (...,)
             return
         axis = max(range(len(problem.batch)), key=lambda a: problem.batch[a], default=None)
-        if axis is None or not self._entrywise(x, out) or nbytes // problem.batch[axis] > room:
+        entries = problem.batch[axis] if axis is not None and self._entrywise(x, out) else 1
+        if nbytes // entries > room or axis is None:
             raise MemoryLimitError(
-                f"out overlaps x, and the copy of x that this needs takes {nbytes} bytes beside "
-                f"{scratch} of scratch, more than max_memory={self.limits.max_memory}; "
-                f"pass an out that does not overlap, or max_memory={nbytes + scratch}"
+                f"out overlaps x, and the copy of x that this needs takes {nbytes // entries} "
+                f"bytes of the half of max_memory={self.limits.max_memory} that is kept for it; "
+                f"pass an out that does not overlap, or max_memory={2 * (nbytes // entries)}"
             )
-        entries, at = problem.batch[axis], problem.x_axes[axis].of
-        step = max(room * entries // nbytes, 1)
+        at, step = problem.x_axes[axis].of, room * entries // nbytes
         for start in range(0, entries, step):
             index = (slice(None),) * at + (slice(start, min(start + step, entries)),)
-            yield (
-                part_of_batch(problem, axis, index[-1].stop - start),
-                self.backend.copy(x[index]),
-                index,
-            )
+            part = part_of_batch(problem, axis, index[-1].stop - start)
+            yield part, self.backend.copy(x[index]), index
 
     def _entrywise(self, x: Any, out: Any) -> bool:
         """Whether each entry of the batch in `out` lies exactly on the same entry in `x`."""

@@ -83,6 +83,9 @@ class Problem:
     views: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = field(init=False, compare=False)
     """How `x`, the kernel and the result become canonical views: order of axes, then shape."""
 
+    key: int = field(init=False, compare=False, repr=False)
+    """The hash, which caches of what depends on a problem ask for at every call."""
+
     def __post_init__(self) -> None:
         derive: dict[str, Any] = {
             "batch": tuple(a.size for a in self.x_axes[: -self.spatial - 2]),
@@ -103,8 +106,17 @@ class Problem:
         derive["extent"] = tuple(
             (k - 1) * d + 1 for k, d in zip(derive["kernel"], self.dilation, strict=True)
         )
+        derive["key"] = hash(
+            (
+                self.op, self.x_axes, self.k_axes, self.y_axes, self.x_dtype, self.dtype,
+                self.padding, self.boundary, self.stride, self.dilation,
+            )
+        )  # fmt: skip
         for name, value in derive.items():
             object.__setattr__(self, name, value)
+
+    def __hash__(self) -> int:
+        return self.key
 
     @property
     def taps(self) -> int:

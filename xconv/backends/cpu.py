@@ -12,9 +12,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentTypeError, MemoryLimitError
-from ..methods.base import Block
+from ..methods.base import Block, Method
+from ..methods.direct import Direct
+from ..methods.fft import FFT
+from ..methods.separable import Separable
 from ..problem import Problem
 from .base import Backend, Index, Parts, refuse_masked
+
+try:
+    from .native import NativeDirect
+except ImportError as error:
+    _native_missing: str | None = str(error)
+    _direct: tuple[Method, ...] = (Direct(),)
+else:
+    _native_missing = None
+    _direct = (NativeDirect(), Direct())
 
 __all__ = ["CPUBackend"]
 
@@ -32,10 +44,13 @@ def _cpus() -> int:
 
 class CPUBackend(Backend):
     name = "cpu"
+    methods = (*_direct, FFT(), Separable())
     block_bytes = 1 << 20
     # NumPy 2.4 and SciPy 1.17 on a Zen 3 at 2.45 GHz, one thread, 2026-11-24; units per second.
     rates = {
-        "calls": 1.0e6,
+        "native.calls": 3e5,
+        "native.bytes": 5e9,
+        "calls": 3e5,
         "fft.calls": 5e4,
         "svd": 3e7,
         "efficiency": 0.85,
@@ -52,6 +67,7 @@ class CPUBackend(Backend):
             ("bool", 0.25),
         )
         for kind, rate in (
+            ("native", 2.5e10),
             ("direct", 2.5e9),
             ("fft", 3e9),
             ("fft.large", 2e9),

@@ -112,27 +112,28 @@ def cut(
     sizes: Sequence[int],
     order: Sequence[int],
     nbytes: Callable[[tuple[int, ...]], int],
+    limits: Limits,
     target: int,
-    limit: int,
     least: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
     """The largest block of at most `target` bytes, its axes cut in the order given.
 
-    To reach the target no axis is cut below `least` (1 unless given); to reach `limit`, which is
-    the memory there is, axes are cut to 1.
+    To reach the target no axis is cut below `least` (1 unless given); to stay within the memory
+    of a worker, axes are cut to 1.
 
-    >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], target=800, limit=10**6)
+    >>> limits = Limits(workers=2, max_memory=10**6, block=800)
+    >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=800)
     (1, 100)
-    >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], target=800, limit=10**6, least=(4, 50))
+    >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=800, least=(4, 50))
     (4, 50)
     """
     block = [max(size, 1) for size in sizes]
     ones = [1] * len(block)
-    for floors, most in ((least or ones, min(target, limit)), (ones, limit)):
+    for floor, most in ((least or ones, min(target, limits.each)), (ones, limits.each)):
         for axis in order:
             if nbytes(tuple(block)) <= most:
                 break
-            low, high = min(floors[axis], block[axis]), block[axis]
+            low, high = min(floor[axis], block[axis]), block[axis]
             while low < high:  # the largest size that fits, or the least where none does
                 block[axis] = (low + high + 1) // 2
                 if nbytes(tuple(block)) <= most:
@@ -141,10 +142,11 @@ def cut(
                     high = block[axis] - 1
             block[axis] = low
     needed = nbytes(tuple(block))
-    if needed > limit:
+    if needed > limits.each:
         raise MemoryLimitError(
-            f"max_memory leaves {limit} bytes to each worker, but the smallest block takes "
-            f"{needed} bytes; raise max_memory to {needed} or more, or use fewer workers"
+            f"max_memory={limits.max_memory} is too small for {limits.workers} workers whose "
+            f"smallest block takes {needed} bytes each; raise max_memory to "
+            f"{needed * limits.workers} or more, or use fewer workers"
         )
     return tuple(block)
 

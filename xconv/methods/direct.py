@@ -38,8 +38,8 @@ class Direct(Method):
             (*problem.batch, problem.groups, *problem.output),
             order,
             lambda block: self._bytes(problem, block),
+            limits,
             limits.block,
-            limits.each,
             floors(problem),
         )
 

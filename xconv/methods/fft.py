@@ -140,8 +140,8 @@ class FFT(Method):
             lead,
             axes,
             lambda shape: self._bytes(problem, tiles, (*shape, *tiles.box)),
+            limits,
             _SHARE * limits.block,
-            limits.each,
         )
         return (*entries, *tiles.box)
 
@@ -257,7 +257,10 @@ def _lengths(size: int, extent: int, stride: int) -> list[int]:
 
 @lru_cache(1024)
 def _choose(problem: Problem, limits: Limits) -> _Tiles:
-    """The tile with the least arithmetic for the whole image within the memory allowed."""
+    """The tile with the least arithmetic for the whole image within half the memory allowed.
+
+    The other half may have to hold a copy of `x`, if `out` overlaps it.
+    """
     options = [
         _lengths(size, extent, stride)
         for size, extent, stride in zip(problem.output, problem.extent, problem.stride, strict=True)
@@ -281,7 +284,7 @@ def _choose(problem: Problem, limits: Limits) -> _Tiles:
         slow = 1.0 if 2 * points * item <= limits.block else 1.25 if points < 1 << 19 else 1.5
         price = count * points * (math.log2(max(points, 2)) * slow + 8)
         price += 1e4 * count * max(1.0, points * item / limits.block)
-        if needed <= limits.each and (best is None or price < best[0]):
+        if 2 * needed <= limits.each and (best is None or price < best[0]):
             best = price, tiles
         if smallest is None or needed < smallest[0]:
             smallest = needed, tiles

@@ -181,8 +181,8 @@ class Separable(Method):
             sizes,
             order or range(len(sizes)),
             lambda block: self._bytes(problem, block),
+            limits,
             limits.block,
-            limits.each,
             floors(problem),
         )
 
