@@ -329,13 +329,14 @@ def _in_two(
 def _in_two_sum(
     run: Callable[..., Any], a: np.ndarray, b: np.ndarray, mode: Any, options: dict[str, Any]
 ) -> Any:
-    if b.size == 0:  # sums without terms
+    if 0 in (a.size, b.size):
         change = {"full": -1, "valid": 1}
         sizes = [
-            m - change[mode] * (n - 1) if mode in change else m
+            max(0, m - change[mode] * (n - 1)) if mode in change else m
             for m, n in zip(a.shape, b.shape, strict=True)
         ]
-        return np.zeros(sizes, options["dtype"])
+        if b.size == 0 or 0 in sizes:  # sums without terms, or no sums
+            return np.zeros(sizes, options["dtype"])
     return run(a, b, mode=mode, method=method_for(a.size, b.size), **options)
 
 
