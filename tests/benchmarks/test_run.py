@@ -49,10 +49,8 @@ def test_every_contender_is_right_or_refuses(case):
     assert records[0]["status"] == "ok"
     statuses = {r["contender"]: (r["status"], r.get("reason")) for r in records}
     strange = {n: s for n, s in statuses.items() if s[0] not in ("ok", "refused", "limit")}
-    for name in list(strange):  # libraries that do not know a dtype, as their own error says
-        if case.dtype == "complex64" or case.values == "swapped":
-            assert strange[name][0] == "failed", strange
-            strange.pop(name)
+    if case.dtype == "complex64" or case.values == "swapped":  # which some libraries do not know
+        strange = {n: s for n, s in strange.items() if n.startswith("xconv")}
     assert not strange
     assert all(r["reason"] for r in records if r["status"] == "refused")
     right = [r for r in records if r["status"] == "ok"]

@@ -93,7 +93,7 @@ class Case:
 
     def record(self) -> dict[str, Any]:
         """What the results file says of the case."""
-        return {"name": self.name, **asdict(self)}
+        return {"name": self.name, **asdict(self), "x": list(self.x), "k": list(self.k)}
 
 
 def arrays(case: Case) -> tuple[Array, Array]:

@@ -42,6 +42,7 @@ SIZE = (4.4, 3.7)
 @contextmanager
 def _figure(height: float = SIZE[1]) -> Iterator[tuple[Any, Any, list[str]]]:
     """A figure and its axes; the SVG's text is appended to the list at the end."""
+    from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -59,7 +60,8 @@ def _figure(height: float = SIZE[1]) -> Iterator[tuple[Any, Any, list[str]]]:
             handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False
         )
     out = io.StringIO()
-    canvas.print_svg(out, metadata={"Date": None, "Creator": None})
+    with rc_context({"svg.fonttype": "none"}):  # text stays text: small, and found by a search
+        canvas.print_svg(out, metadata={"Date": None, "Creator": None})
     drawn.append(out.getvalue())
 
 

@@ -203,7 +203,8 @@ def milliseconds(record: Record) -> str:
     >>> milliseconds({"seconds": {"median": 0.0123456}})
     '12.3'
     """
-    return f"{median(record) * 1e3:#.3g}".rstrip(".")
+    value = median(record) * 1e3
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
 
 
 def _cell(record: Record | None, group: list[Record], name: str) -> str:

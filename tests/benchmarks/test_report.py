@@ -1,0 +1,166 @@
+"""The report: Markdown, and one HTML page that a browser draws without network or errors."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from xconv.bench import plots, report, results, tables, targets
+from xconv.bench.cases import cases
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars", "--virtual-time-budget=10000",
+]  # fmt: skip
+
+WATCH = "<script>const errors = []; window.addEventListener('error', e => errors.push(e.message));"
+WATCH += " document.addEventListener('securitypolicyviolation', e => errors.push(e.blockedURI));"
+WATCH += "</script>"
+TELL = """<script>{
+const box = document.getElementById('find');
+const seen = () => [...document.querySelectorAll('details tbody tr')].filter(r => !r.hidden).length;
+const rows = seen();
+box.value = 'cnn xconv'; box.dispatchEvent(new Event('input'));
+const found = seen();
+box.value = ''; box.dispatchEvent(new Event('input'));
+for (const d of document.querySelectorAll('details')) d.open = false;
+const figures = [...document.querySelectorAll('figure')].map(f => {
+  const svg = f.querySelector('svg'), area = svg.getBoundingClientRect();
+  const text = [...svg.querySelectorAll('text')].filter(t => t.textContent.trim());
+  return {id: f.id, width: area.width, height: area.height,
+    marks: svg.querySelectorAll('path, use').length, texts: text.length,
+    smallest: Math.min(...text.map(t => t.getBoundingClientRect())
+      .map(r => Math.min(r.width, r.height) > 0 ? Math.max(r.height, 0) : 0)),
+    outside: text.map(t => t.getBoundingClientRect()).filter(
+      r => r.left < area.left - 2 || r.right > area.right + 2).length};
+});
+const told = document.createElement('pre');
+told.id = 'told';
+told.textContent = JSON.stringify({errors, figures, rows, found, inner: window.innerWidth,
+  scroll: document.documentElement.scrollWidth});
+document.body.append(told);
+}</script>"""
+
+
+@pytest.fixture(scope="module")
+def page(records):
+    return report.page(records)
+
+
+@pytest.fixture(scope="module", params=[1280, 500])
+def told(request, page, tmp_path_factory):
+    """What the page says of itself in a browser of this width; 500 is Chromium's least."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium to draw the page with; install chromium")
+    folder = tmp_path_factory.mktemp("browser")
+    file = folder / "report.html"
+    file.write_text(page.replace("<title>", WATCH + "<title>").replace("</body>", TELL + "</body>"))
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder}", f"--window-size={request.param},900"]
+    done = subprocess.run(
+        [*command, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found, done.stderr[-2000:]
+    return json.loads(html.unescape(found.group(1)))
+
+
+def test_no_script_error_and_nothing_fetched(told):
+    assert told["errors"] == []
+
+
+def test_every_plot_is_drawn(told):
+    assert [f["id"] for f in told["figures"]] == [f"plot-{name}" for name in plots.PLOTS]
+    for figure in told["figures"]:
+        assert figure["width"] > 300, figure
+        assert figure["height"] > 200, figure
+        assert figure["marks"] > 20, figure
+        assert figure["texts"] > 5, figure
+
+
+def test_plots_are_legible_and_nothing_sticks_out(told):
+    for figure in told["figures"]:
+        assert figure["smallest"] >= 8, figure
+        assert figure["outside"] == 0, figure
+    assert told["scroll"] <= told["inner"]
+
+
+def test_the_search_box_filters(told):
+    assert 0 < told["found"] < told["rows"]
+
+
+def test_page_stands_alone(page):
+    outside = re.findall(r'(?:src|href)="(?!#)([^"]+)"', page)
+    assert [link for link in outside if not link.startswith("https://stackoverflow.com/")] == []
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert len(set(re.findall(r'\bid="([^"]+)"', page))) == len(re.findall(r'\bid="([^"]+)"', page))
+
+
+def test_text_of_records_is_escaped(records):
+    evil = records[0] | {"cpu": "<script>alert(1)</script>"}
+    assert "<script>alert" not in report.page([evil, *records[1:]])
+
+
+def test_a_run_without_results_is_still_a_report(records):
+    for few in (records[:2], records[:3]):
+        assert "No case was run" in report.page(few)
+        assert "No case was run" in tables.markdown(few)
+
+
+def test_losses_are_told_frankly(make):
+    slow, fast = cases("seed")[:2]
+    records = [make(slow, "xconv", 3.0), make(slow, "torch conv2d", 1.0),
+               make(fast, "xconv", 1.0), make(fast, "torch conv2d", 3.0)]  # fmt: skip
+    told = tables.losses(records)
+    assert "In 1 of the 2 cases" in told
+    assert slow.name in told
+    assert fast.name not in told
+    assert "3.00" in told
+
+
+def test_a_failure_of_ours_is_a_loss(make):
+    case = cases("seed")[0]
+    failed = make(case, "xconv", 1.0) | {"status": "failed", "reason": "MemoryError: no"}
+    assert "MemoryError: no" in tables.losses([failed, make(case, "torch conv2d", 1.0)])
+
+
+def test_targets_judge(make, records):
+    case = cases("seed")[0]
+    verdicts = {
+        target.text: (value, target.met(value))
+        for target, value in targets.verdicts(
+            [make(case, "xconv", 1.0), make(case, "cv2.filter2D", 2.0),
+             make(case, "torch conv2d", 3.0)]
+        )
+    }  # fmt: skip
+    assert verdicts["seed: faster than the best peer, least"] == (2.0, True)
+    assert verdicts["seed: faster than the best peer, geometric mean"] == (pytest.approx(2), False)
+    judged = {target.text for target, _ in targets.verdicts(records)}
+    missing = {target.text for target in targets.TARGETS} - judged
+    assert {text.split(":")[0] for text in missing} <= {
+        "1000x1000x50, K = 3", "8x8 image, 3x3 kernel"
+    }, "no case gives these targets figures"  # fmt: skip
+
+
+def test_crossover_needs_a_crossing():
+    rising, flat = [(3, 1.0), (9, 9.0)], [(3, 3.0), (9, 3.0)]
+    assert 3 < plots.crossover(rising, flat) < 9
+    assert plots.crossover(flat, rising) is None
+    assert plots.crossover([], flat) is None
+
+
+def test_records_survive_the_file(records, tmp_path):
+    path = tmp_path / "results.jsonl"
+    results.save(path, records)
+    loaded = results.load(path)
+    assert loaded == json.loads(json.dumps(records))
+    assert tables.markdown(loaded) == tables.markdown(records)
