@@ -32,7 +32,7 @@ FEWEST_CALLS = {
     "ndimage.correlate1d": 1000,
     "signal.convolve": 500,
     "signal.convolve2d": 20,
-    "signal.correlate": 500,
+    "signal.correlate": 200,
     "signal.correlate2d": 10,
     "signal.fftconvolve": 5000,
     "signal.oaconvolve": 4000,
