@@ -274,7 +274,7 @@ static __device__ inline void store_tile(const Call& call, const Place& at, cons
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) tiled(const __grid_constant__ Call call)
+extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_constant__ Call call)
 {
     XCONV_SHARED(memory);
     Sum* const tile = reinterpret_cast<Sum*>(memory);
