@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 import xconv
-from xconv.bench.busy import SUFFIX
+from xconv.bench.busy import ALONE, SUFFIX
 from xconv.bench.cases import SUITES, Case, cases
 from xconv.bench.regret import problems
-from xconv.bench.run import work
+from xconv.bench.run import BACKWARD, COPY, work
 
 RATES = {
     "xconv": 8e10, "xconv direct": 8e10, "xconv fft": 3e10, "scipy.signal.fftconvolve": 1e10,
@@ -68,6 +68,12 @@ def everything() -> list[Any]:
             del found[-1]["seconds"]
             if suite == "busy":
                 found.append(result(case, "xconv" + SUFFIX, 2 * median))
+                found.append(result(case, "xconv" + ALONE, median))
+            if suite == "cnn":
+                found.append(result(case, BACKWARD, 3 * median, ours=False, status="beside"))
+            if case.plan:
+                found.append(result(case, "xconv plan, out=", median))
+                found.append(result(case, COPY, median, ours=False, status="beside"))
     for case in problems(40):
         direct, fft = noise.uniform(1e-4, 1e-1), noise.uniform(1e-4, 1e-1)
         auto = min(direct, fft) * noise.uniform(0.97, 1.4)

@@ -1,4 +1,4 @@
-"""The seed's cases again while another process keeps one core busy."""
+"""The seed's cases again: alone, beside other libraries' threads, and with a core kept busy."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from .cases import Case
 from .measure import Budget
 from .results import Record
 from .run import run_case
 
-__all__ = ["SUFFIX", "run_busy"]
+__all__ = ["ALONE", "SUFFIX", "run_busy"]
 
-SUFFIX = ", one core busy"
+SUFFIX, ALONE = ", one core busy", ", alone"
 
 
 def run_busy(case: Case, workers: int, budget: Budget) -> Iterator[Record]:
-    """The records of a few contenders, quiet, and again with a busy neighbour."""
+    """xconv alone; a few contenders in turn; the same with a busy neighbour."""
+    for record in run_case(replace(case, suite="alone"), workers, budget):
+        yield record | {"case": case.record(), "contender": record["contender"] + ALONE}
     yield from run_case(case, workers, budget)
     with neighbour():
         for record in run_case(case, workers, budget):

@@ -64,9 +64,13 @@ def bench(
     output.mkdir(parents=True, exist_ok=True)
     threads = workers or machine.cpus()
     total = sum(1 for _ in suites.steps(wanted, threads, quick))
-    records = list(_shown(wanted, threads, quick, total))
-    for path in write(records, output):
-        typer.echo(path)
+    records: list[dict[str, Any]] = []
+    try:
+        for record in _shown(wanted, threads, quick, total):
+            records.append(record)
+    finally:  # an interrupted run keeps what it has measured
+        for path in write(records, output):
+            typer.echo(path)
 
 
 def _again(tainted: list[str], suite: str, quick: bool, output: Path, workers: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -23,14 +23,16 @@ from .results import Record
 
 __all__ = ["BUDGETS", "run_case"]
 
-BUDGETS = {False: Budget(0.6, 5, 40), True: Budget(0.06, 3, 15, patience=0.3)}
+BUDGETS = {False: Budget(0.4, 5, 30, patience=5.0), True: Budget(0.06, 3, 15, patience=0.3)}
 """What a contender may take, in a whole run and in a quick one."""
 
-COPY = "numpy.copyto"
-"""Not a peer but a limit: what it takes to read the image and write as much."""
+COPY, BACKWARD = "numpy.copyto", "xconv.gradients"
+"""No contenders, but what a case's times are set beside: reading the image and writing as much;
+both gradients of the convolution."""
 
 ONLY = {
     "overhead": (),
+    "alone": (),
     "busy": ("scipy.signal.fftconvolve", "cv2.filter2D, batch as channels", "torch conv"),
     "threads": ("scipy.signal.fftconvolve", "scipy.ndimage.convolve, threads",
                 "cv2.filter2D, threads", "cv2.filter2D, batch as channels", "torch conv"),
@@ -107,16 +109,14 @@ def run_case(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         calls: dict[str, Any] = {n: c.run for n, c in runnable.items()}
-        if case.plan:
-            calls[COPY] = functools.partial(np.copyto, x.copy(), x)
-            found[COPY] = common | {"contender": COPY, "ours": False}
+        for name, call in _beside(case, x, k, problem.y_shape, workers).items():
+            calls[name] = call
+            found[name] = common | {"contender": name, "ours": False}
         timings = in_turn(calls, budget, timer, first)
         for name, timing in timings.items():
-            if name == COPY:
-                found[name] |= {"status": "limit", "seconds": asdict(timing)}
-                continue
-            found[name] |= {"status": "ok", "seconds": asdict(timing)}
-            copies = runnable[name].copies
+            found[name] |= {"status": "ok" if name in runnable else "beside"}
+            found[name]["seconds"] = asdict(timing)
+            copies = runnable[name].copies if name in runnable else None
             if copies:
                 spent = in_turn({"copies": copies}, Budget(budget.seconds / 4, 3, 10))["copies"]
                 found[name]["copy_seconds"] = spent.median
@@ -127,6 +127,20 @@ def _contenders(case: Case, x: Array, k: Array, workers: int) -> Iterator[tuple[
     yield from ours(case, x, k, workers)
     for name in ONLY.get(case.suite, PEERS):
         yield name, PEERS[name]
+
+
+def _beside(
+    case: Case, x: Array, k: Array, y_shape: tuple[int, ...], workers: int
+) -> dict[str, Callable[[], Any]]:
+    calls: dict[str, Callable[[], Any]] = {}
+    if case.plan:
+        calls[COPY] = functools.partial(np.copyto, x.copy(), x)
+    if case.suite == "cnn":
+        upstream = np.ones(y_shape, x.dtype)
+        calls[BACKWARD] = functools.partial(
+            xconv.gradients, x, k, upstream, op=case.op, workers=workers, **case.options
+        )
+    return calls
 
 
 def _once(contender: Contender) -> tuple[float, Any]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .busy import SUFFIX
+from .busy import ALONE, SUFFIX
 from .results import Record, best_peer, by_case, median, named, of_kind
+from .run import BACKWARD, COPY
 
 __all__ = ["TARGETS", "Target", "verdicts"]
 
@@ -116,7 +117,7 @@ def _peak_share(records: list[Record]) -> float | None:
 def _copy_share(records: list[Record]) -> float | None:
     found = []
     for group in by_case(of_kind(records, "result", "layouts")):
-        copy = next((r for r in group if r["status"] == "limit"), None)
+        copy = next((r for r in group if r["contender"] == COPY), None)
         planned = named(group, "xconv plan, out=")
         if copy and planned and min(group[0]["case"]["k"]) == 3:
             found.append(median(copy) / median(planned))
@@ -147,13 +148,28 @@ def _overhead(contender: str) -> Measure:
     return measure
 
 
-def _busy(records: list[Record]) -> float | None:
-    """Time with a busy neighbour over quiet time, at worst."""
+def _busy(one: str, other: str) -> Measure:
+    """Time of one of xconv's contenders over another's in the busy suite, at worst."""
+
+    def measure(records: list[Record]) -> float | None:
+        found = []
+        for group in by_case(of_kind(records, "result", "busy")):
+            a, b = named(group, one), named(group, other)
+            if a and b:
+                found.append(median(a) / median(b))
+        return max(found, default=None)
+
+    return measure
+
+
+def _backward(records: list[Record]) -> float | None:
+    """Time of both gradients over the forward pass's, at worst."""
     found = []
-    for group in by_case(of_kind(records, "result", "busy")):
-        quiet, busy = named(group, "xconv"), named(group, "xconv" + SUFFIX)
-        if quiet and busy:
-            found.append(median(busy) / median(quiet))
+    for group in by_case(of_kind(records, "result", "cnn")):
+        forward = named(group, "xconv")
+        backward = next((r for r in group if r["contender"] == BACKWARD), None)
+        if forward and backward and "seconds" in backward:
+            found.append(median(backward) / median(forward))
     return max(found, default=None)
 
 
@@ -244,7 +260,16 @@ TARGETS = (
         _overhead("xconv plan, out="),
         " us",
     ),
-    Target("one core kept busy: time / quiet time, worst", "<=", 2.5, _busy),
+    Target(
+        "one core kept busy: time / quiet time, worst", "<=", 2.5, _busy("xconv" + SUFFIX, "xconv")
+    ),
+    Target(
+        "in turn with other libraries' threads: time / time alone, worst",
+        "<=",
+        1.2,
+        _busy("xconv", "xconv" + ALONE),
+    ),
+    Target("CNN layers: time of both gradients / of the layer, worst", "<=", 2.5, _backward),
     Target(
         "1000x1000x8, K = 63 and 127, float32: faster than OpenCV, least",
         ">=",

@@ -10,6 +10,7 @@ from typing import Annotated, ParamSpec
 
 import typer
 
+from ..bench.command import bench
 from ..errors import XconvError
 from . import options as o
 
@@ -148,3 +149,6 @@ def calibrate(
 
     for line in measured(backend):
         typer.echo(line)
+
+
+command(bench)
