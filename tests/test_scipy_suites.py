@@ -44,7 +44,7 @@ CONTROLS = (
     f"{MODULES[1]}::TestConvolve::test_basic",
     f"{MODULES[1]}::TestConvolve2d::test_2d_arrays",
     f"{MODULES[1]}::TestCorrelate::test_numpy_fastpath",
-    f"{MODULES[1]}::TestCorrelate2d::test_consistency_correlate_funcs",
+    f"{MODULES[1]}::TestCorrelate2d::test_complex_input",
     f"{MODULES[1]}::TestFFTConvolve::test_real",
     f"{MODULES[1]}::TestOAConvolve::test_zero_rank",
 )
