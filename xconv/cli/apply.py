@@ -17,7 +17,7 @@ from .. import Plan, plan
 from ..arguments import dtype_name
 from ..errors import ArgumentError
 from ..files import read, writing
-from ..methods.base import Block, blocks, cut, floors, source_index, spans
+from ..methods.base import Block, Limits, blocks, cut, floors, source_index, spans
 from ..problem import Problem, itemsize
 from .options import Options
 
@@ -122,7 +122,9 @@ def _parts(x: Array, problem: Problem, most: int) -> Iterator[Block]:
         )
 
     least = (1,) * batch + floors(problem)[-dims:]
-    shape = cut((*problem.batch, *problem.output), order, nbytes, most, sys.maxsize, least)
+    sizes = (*problem.batch, *problem.output)
+    # The files are mapped, so that a block above the target costs time but no memory.
+    shape = cut(sizes, order, nbytes, Limits(1, sys.maxsize, most), most, least)
     return blocks(problem.batch, problem.output, shape)
 
 
