@@ -6,6 +6,7 @@
 #include <ucontext.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 EmulatedIndex emulated_thread, emulated_block, emulated_threads, emulated_blocks;
@@ -90,10 +91,12 @@ extern "C" int emulated_launch(
     for (unsigned block = 0; block < blocks; ++block) {
         emulated_block = {block, 0, 0};
         // New for each block, of the very size asked for, and full of NaN.
-        emulated_shared = shared ? static_cast<unsigned char*>(aligned_alloc(32, shared)) : nullptr;
+        void* memory = nullptr;
+        if (shared && posix_memalign(&memory, 32, shared)) return 2;
+        emulated_shared = static_cast<unsigned char*>(memory);
         if (shared) memset(emulated_shared, 0xff, shared);
         const int wrong = run_block(fibers, stacks.get(), stack, order, seed);
-        free(emulated_shared);
+        free(memory);
         if (wrong) return wrong;
     }
     return 0;

@@ -123,8 +123,9 @@ class EmulatedDevice:
             self.launches.append(name)
             order = number % 3 if self._order is None else self._order
             address = aligned(argument)
-            if start(run, address.ctypes.data, blocks, (ctypes.c_uint * 2)(*threads), shared,
-                     order, number):  # fmt: skip
+            failed = start(run, address.ctypes.data, blocks, (ctypes.c_uint * 2)(*threads), shared,
+                           order, number)  # fmt: skip
+            if failed:
                 raise RuntimeError(f"{name}: some threads wait at a barrier that others never reach")
 
         launch.library = library  # type: ignore[attr-defined]

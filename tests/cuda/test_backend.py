@@ -1,0 +1,198 @@
+"""The backend around the kernels: whose arrays, why not, rates, caches, scratch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xconv import api
+from xconv.backends.cuda import CUDABackend
+from xconv.cuda import device, rates, status
+from xconv.errors import MemoryLimitError, MethodRefused
+from xconv.methods.base import Limits
+from xconv.planner import price
+
+from .emulator import COMPILER, EmulatedDevice, on_device
+
+emulated = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated device")
+
+
+def fake_cupy(**runtime: Any) -> ModuleType:
+    cupy: Any = ModuleType("cupy")
+    cupy.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}))
+    )
+    vars(cupy.cuda.runtime).update(runtime)
+    return cupy
+
+
+def count_fails() -> int:
+    raise sys.modules["cupy"].cuda.runtime.CUDARuntimeError("cudaErrorNoDevice")
+
+
+@pytest.mark.parametrize(
+    ("cupy", "state", "words"),
+    [
+        (None, "not installed", r"xconv\[cuda12\].*xconv\[cuda13\]"),
+        (ModuleType("cupy"), "broken", "cannot be imported"),
+        (fake_cupy(driverGetVersion=lambda: 0), "no driver", "driver"),
+        (
+            fake_cupy(driverGetVersion=lambda: 13000, getDeviceCount=count_fails),
+            "no device",
+            "cudaErrorNoDevice",
+        ),
+        (
+            fake_cupy(driverGetVersion=lambda: 13000, getDeviceCount=lambda: 0),
+            "no device",
+            "nvidia-smi",
+        ),
+        (fake_cupy(driverGetVersion=lambda: 13000, getDeviceCount=lambda: 2), "ok", "2 CUDA"),
+    ],
+    ids=["missing", "broken", "no-driver", "error", "none", "ok"],
+)
+def test_each_reason_has_its_sentence(
+    monkeypatch: pytest.MonkeyPatch, cupy: ModuleType | None, state: str, words: str
+) -> None:
+    if cupy is None:
+        monkeypatch.delitem(sys.modules, "cupy", raising=False)
+        monkeypatch.setattr(status.importlib.util, "find_spec", lambda name: None)
+    else:
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+    status.status.cache_clear()
+    try:
+        found, sentence = status.status()
+        assert found == state
+        import re
+
+        assert re.search(words, sentence)
+        assert CUDABackend().unavailable() == (None if state == "ok" else sentence)
+    finally:
+        status.status.cache_clear()
+
+
+def test_cupy_is_not_imported_for_other_arrays() -> None:
+    """Not by importing the backend, nor by asking it about arrays."""
+    program = (
+        "import sys, numpy; from xconv.backends.cuda import CUDABackend; b = CUDABackend();"
+        "assert not b.owns(numpy.ones(3)) and not b.owns([1]) and not b.owns(object());"
+        "assert 'cupy' not in sys.modules"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
+
+
+@emulated
+def test_arrays_of_the_device_only() -> None:
+    backend = CUDABackend(EmulatedDevice())
+    assert backend.owns(on_device(np.ones(3)))
+    assert not backend.owns(np.ones(3))
+
+
+def test_choice_on_an_h100() -> None:
+    """Direct for small kernels, separable for large ones of rank 1, FFT for the largest."""
+    backend = CUDABackend(EmulatedDevice())
+    limits = Limits(1, 1 << 30, backend.block_bytes)
+
+    def order(taps: int) -> list[str]:
+        spec = api.Spec((50, 1000, 1000), "float32")
+        plan = api.plan_on(backend, "convolve", spec, api.Spec((taps, taps), "float32"), mode="valid")
+        rows = price(plan.problem, backend.methods, rates.rates("NVIDIA H100 80GB HBM3"), limits)
+        return [row.method.name for row in rows if row.refusal is None]
+
+    assert order(5)[0] == "direct"
+    assert order(101).index("fft") < order(101).index("direct")
+
+
+@pytest.mark.parametrize("card", sorted(rates.CARDS))
+def test_every_card_has_every_rate(card: str) -> None:
+    found = rates.rates(f"NVIDIA {card}")
+    assert set(found) == set(rates.rates("unknown"))
+    assert all(rate > 0 for rate in found.values())
+
+
+def test_integers_refuse_the_transforms() -> None:
+    backend = CUDABackend(EmulatedDevice())
+    x = on_device(np.ones((4, 4), "i4"))
+    with pytest.raises(MethodRefused, match="exact"):
+        api.plan_on(backend, "convolve", x, np.ones((2, 2), "i4"), method="fft")
+
+
+@emulated
+def test_a_plan_sends_its_kernel_once() -> None:
+    class Counting(EmulatedDevice):
+        sent = 0
+
+        def pointer(self, x: Any) -> int:
+            return super().pointer(x)
+
+    emulated_device = Counting()
+    asarray = emulated_device.xp.asarray
+
+    def counted(*given: Any, **keywords: Any) -> Any:
+        emulated_device.sent += 1
+        return asarray(*given, **keywords)
+
+    emulated_device.xp.asarray = counted
+    backend = CUDABackend(emulated_device)
+    x = on_device(np.ones((3, 20), "f4"))
+    plan = api.plan_on(backend, "convolve", x, np.ones(3, "f4"), method="direct")
+    first, second = plan(x), plan(x)
+    assert emulated_device.sent == 1
+    np.testing.assert_array_equal(first, second)
+
+
+@emulated
+def test_running_out_of_memory_says_how_much_was_wanted() -> None:
+    emulated_device = EmulatedDevice()
+
+    def empty(*given: Any, **keywords: Any) -> Any:
+        raise MemoryError("Out of memory allocating 1,000 bytes")
+
+    emulated_device.xp.empty = empty
+    x = on_device(np.ones((3, 20), "f4"))
+    plan = api.plan_on(CUDABackend(emulated_device), "convolve", x, np.ones(3, "f4"))
+    with pytest.raises(MemoryLimitError, match="takes 264 bytes"):
+        plan(x)
+
+
+@emulated
+def test_max_memory_bounds_the_scratch_of_transforms() -> None:
+    backend = CUDABackend(EmulatedDevice())
+    x, k = on_device(np.ones((4, 64, 64), "f4")), np.ones((9, 9), "f4")
+    plan = api.plan_on(backend, "convolve", x, k, method="fft", max_memory=200_000)
+    assert plan._choice()[0].work.scratch <= 200_000
+    np.testing.assert_allclose(np.asarray(plan(x))[:, 20, 20], 81, rtol=1e-5)
+
+
+def test_compiled_kernels_are_kept_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XCONV_CACHE_DIR", str(tmp_path))
+    asked = []
+
+    def compiler(source: str, options: Any) -> bytes:
+        asked.append(source)
+        return b"binary of " + source.encode()
+
+    options = device.compile_options("sm_90")
+    for source in ("a", "a", "b"):
+        assert device._cached(source, options, compiler) == b"binary of " + source.encode()
+    assert asked == ["a", "b"]
+    assert device._cached("a", device.compile_options("sm_80"), compiler)
+    assert len(asked) == 3
+    assert len(list(tmp_path.rglob("*.cubin"))) == 3
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 3
+
+
+def test_a_cache_folder_that_cannot_be_written_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XCONV_CACHE_DIR", str(tmp_path / "file"))
+    assert device._cached("a", (), lambda source, options: b"binary") == b"binary"

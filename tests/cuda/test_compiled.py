@@ -1,0 +1,85 @@
+"""What NVRTC makes of the kernels, per architecture: registers, spills, share of multiply-adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from xconv.cuda import launch, tiling
+from xconv.cuda.geometry import Geometry, Outer, Spatial
+from xconv.cuda.source import kernel_source, sum_dtype
+
+from . import nvrtc
+
+pytestmark = pytest.mark.skipif(
+    nvrtc.LIBRARY is None or nvrtc.DISASSEMBLER is None,
+    reason="NVRTC or nvdisasm is not installed: pip install 'xconv[cuda-test]'",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel of the table and what it may take."""
+
+    name: str
+    dtype: str
+    layout: str
+    taps: int
+    by_value: bool = True
+    registers: int = 255
+    share: float = 0.0
+    """Least share of multiply-adds among its instructions."""
+
+
+TABLE = (
+    Row("tiled", "float32", "NHW", 3, registers=80),
+    Row("tiled", "float32", "NHW", 11, registers=128, share=0.80),
+    Row("tiled", "float32", "HWN", 11, registers=168, share=0.80),
+    Row("tiled", "float64", "NHW", 11, registers=168, share=0.50),
+    Row("tiled", "float32", "NHW", 31, by_value=False, registers=128),
+    Row("tiled", "float32", "HWN", 31, by_value=False, registers=168),
+    Row("tiled", "complex64", "NHW", 5, registers=168, share=0.50),
+    Row("tiled", "int32", "NHW", 5, registers=128),
+    Row("tiled", "float16", "NHW", 5, registers=128, share=0.50),
+    Row("any", "float32", "NHW", 5, registers=96),
+    Row("any", "complex128", "NHW", 5, registers=128),
+)
+ARCHITECTURES = (75, 80, 90, "newest")
+ADDS = ("FFMA", "DFMA")
+
+
+def source_of(row: Row) -> str:
+    """For 50 images of 1000 x 1000, "valid", on a card with A100's shared memory."""
+    if row.name == "any":
+        return kernel_source("any", row.dtype, row.dtype, {"SPATIAL": 3})
+    size, taps = 1000, row.taps
+    out = size - taps + 1
+    apart = {"NHW": (size * size, size, 1), "HWN": (1, 50 * size, 50)}[row.layout]
+    below = {"NHW": (out * out, out, 1), "HWN": (1, 50 * out, 50)}[row.layout]
+    image, *axes = zip(apart, below, strict=True)
+    spatial = tuple(
+        Spatial(x, y, size, out, low=0, taps=taps, stride=1, dilation=1, boundary=0)
+        for x, y in axes
+    )
+    part = tiling.roles(Geometry((Outer(50, *image),), spatial))
+    total = sum_dtype(row.dtype)
+    tile = tiling.choose(part, total.itemsize, True, row.by_value, 64 << 10, 108)
+    assert tile is not None
+    filters = taps * taps if row.by_value and tile.fixed else 0
+    constants = launch.constants(part, tile, filters)
+    return kernel_source("tiled", row.dtype, row.dtype, constants)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "row", TABLE, ids=lambda row: f"{row.name}-{row.dtype}-{row.layout}-{row.taps}"
+)
+def test_table(row: Row, architecture: int | str) -> None:
+    number = nvrtc.architectures()[-1] if architecture == "newest" else architecture
+    usage = nvrtc.usage(source_of(row), f"sm_{number}")
+    assert usage.spills == 0
+    assert usage.registers <= row.registers
+    adds = sum(usage.share(name) for name in ADDS)
+    print(f"sm_{number}: {usage.registers} registers, {adds:.2f} multiply-adds")
+    assert adds >= row.share

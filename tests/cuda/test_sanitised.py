@@ -1,0 +1,78 @@
+"""The kernels under AddressSanitizer, in a process of their own: no access outside its array."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .emulator import COMPILER
+
+SCRIPT = '''
+import sys
+sys.path.insert(0, {root!r})
+import numpy as np
+from tests.cuda.emulator import EmulatedDevice, on_device
+from xconv import api, reference
+from xconv.backends.cuda import CUDABackend
+from xconv.cuda import direct, launch
+from xconv.cuda.direct import AnyDirect, TiledDirect
+
+direct._WORTH_COMPILING = 0
+if {broken!r}:
+    intact = launch.kernel_source
+    launch.kernel_source = lambda *given: intact(*given).replace(*{broken!r})
+rng = np.random.default_rng(3)
+for specialise in (False, True):
+    for method in (TiledDirect(), AnyDirect()):
+        backend = CUDABackend(EmulatedDevice(specialise=specialise, options=("-fsanitize=address", "-g")))
+        backend.methods = (method,)
+        for layout, shape in (("NHW", (2, 21, 35)), ("HWN", (13, 12, 7)), ("NL", (3, 50))):
+            k = rng.standard_normal((3, 5)[: len(layout) - 1]).astype("f4")
+            for keywords in ({{"boundary": "reflect"}}, {{"mode": "valid", "stride": 2}}):
+                keywords = dict(keywords, layout=layout)
+                x = np.array(rng.standard_normal(shape), "f4")
+                plan = api.plan_on(backend, "convolve", on_device(x), k, **keywords)
+                y = np.asarray(plan(on_device(x), k))
+                right = reference.expected(x, k, **keywords)
+                assert not right.disagreement(y, right.direct), (layout, keywords)
+print("finished")
+'''
+
+
+def run(broken: tuple[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    assert COMPILER is not None
+    sanitizer = subprocess.run(
+        [COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not os.path.isabs(sanitizer):
+        pytest.skip(f"{COMPILER} has no libasan.so")
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(root=root, broken=broken)],
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "LD_PRELOAD": sanitizer,
+            "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+            "PYTHONMALLOC": "malloc",
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+    )
+
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated device")
+
+
+def test_no_access_outside() -> None:
+    finished = run()
+    assert finished.stdout.strip() == "finished", finished.stderr[-3000:]
+
+
+def test_a_read_past_the_image_is_found() -> None:
+    finished = run(("at >= 0 && at < size", "at >= 0 && at <= size"))
+    assert "AddressSanitizer: heap-buffer-overflow" in finished.stderr
