@@ -20,6 +20,7 @@ GROUP = "xconv.backends"
 
 _BUILTIN = {
     "cpu": "xconv.backends.cpu:CPUBackend",
+    "cuda": "xconv.backends.cuda:CUDABackend",
     "array_api": "xconv.backends.array_api:ArrayAPIBackend",
 }
 """In the order they are asked, after the backends of other packages."""
