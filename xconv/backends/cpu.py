@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from ..problem import Problem
 from .base import Backend, Index, Parts, refuse_masked
 
 try:
+    from .. import _native
     from .native import NativeDirect
 except ImportError as error:
     _native_missing: str | None = str(error)
@@ -87,14 +87,12 @@ class CPUBackend(Backend):
         return f"NumPy {np.__version__}, SciPy {scipy.__version__}"
 
     def details(self) -> Mapping[str, str]:
-        try:
-            native = importlib.import_module("xconv._native")
-        except ImportError as error:
+        if _native_missing:
             return {
-                "compiled core": f"no ({error}); install xconv again where there is a C++17 "
-                "compiler, with XCONV_REQUIRE_NATIVE=1 to see why it fails"
+                "compiled core": f"no ({_native_missing}); install xconv again where there is a "
+                "C++17 compiler, with XCONV_REQUIRE_NATIVE=1 to see why it fails"
             }
-        return {"compiled core": f"{native.isa()}, of {', '.join(native.isas())} on this machine"}
+        return {"compiled core": f"{_native.isa()}, of {', '.join(_native.isas())} on this machine"}
 
     def namespace(self, x: Any) -> Any:
         return np
