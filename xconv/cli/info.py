@@ -10,7 +10,7 @@ from .. import __version__, registry
 __all__ = ["report"]
 
 OPTIONAL = {
-    "cupy": "CUDA arrays: pip install cupy-cuda12x or cupy-cuda13x",
+    "cupy": "CUDA arrays: pip install 'xconv[cuda12]' or 'xconv[cuda13]'",
     "torch": "PyTorch tensors: pip install torch",
     "tifffile": "TIFF files: pip install 'xconv[cli]'",
     "imageio": "image files: pip install 'xconv[cli]'",
