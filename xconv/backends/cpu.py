@@ -90,7 +90,7 @@ class CPUBackend(Backend):
         if _native_missing:
             return {
                 "compiled core": f"no ({_native_missing}); install xconv again where there is a "
-                "C++17 compiler, with XCONV_REQUIRE_NATIVE=1 to see why it fails"
+                "C++20 compiler, with XCONV_REQUIRE_NATIVE=1 to see why it fails"
             }
         return {"compiled core": f"{_native.isa()}, of {', '.join(_native.isas())} on this machine"}
 
