@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <string>
+#include <cmath>
+#include <cstdlib>
 
 #include "pool.h"
 
@@ -12,9 +14,10 @@ namespace {
 constexpr double contiguous_move = 0.25;  // of an element, to or from scratch
 constexpr double strided_move = 2;
 constexpr double serial_work = 40e3;  // below, waking a thread costs more than it saves
-constexpr double most_work = 200e3, least_work = 4e3;  // of a block
-constexpr ptrdiff_t input_bytes = 96 * 1024;  // under a run of lanes: stays in cache for all rows
-constexpr ptrdiff_t long_run = 12;  // tiles: from here on a run needs no folding
+constexpr double most_work = 400e3, least_work = 4e3;  // of a block
+constexpr ptrdiff_t run_bytes = 32 * 1024;  // of inputs under a run: stays near for all its rows
+constexpr double near_bytes = 256 * 1024;   // of inputs under a block
+constexpr double most_waste = 0.15;         // of a run's vectors, before another axis is folded in
 
 ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -105,9 +108,9 @@ bool Traversal::lane_direct(int lane) const {
 // The axis that continues a run of the lane axis, or -1.
 int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   const Loop& l = loops_[lane];
-  const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic];
+  const ptrdiff_t wasted = ceil_div(l.outputs, d_.lanes_per_vector) * d_.lanes_per_vector - l.outputs;
   if (!may_fold_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs || l.pad != 0 ||
-      l.outputs >= long_run * tile) {
+      double(wasted) <= most_waste * double(l.outputs)) {
     return -1;
   }
   for (int a = n_ - 1; a >= 0; --a) {
@@ -127,14 +130,24 @@ double Traversal::cost(int lane) const {
   const double run = double(loops_[lane].outputs) * double(fold < 0 ? 1 : loops_[fold].outputs);
   const double width = double(d_.lanes_per_vector);
   const double vectors = double(ptrdiff_t((run + width - 1) / width));
-  const double item = double(size_of(d_.number));
   double cost = double(d_.inputs * d_.outputs * d_.taps) * vectors / run;
   if (!in_place) {
+    // Packed inputs per output, for a block of equal extents that fills the scratch.
+    double spatial = 0, packed = double(d_.inputs);
+    for (int a = 0; a < n_; ++a) spatial += a != lane && loops_[a].taps > 1;
+    const double room = double(block_bytes) / double(size_of(d_.number)) / width / packed;
+    const double side = spatial > 0 ? std::pow(std::max(room, 1.0), 1 / spatial) : 1;
+    for (int a = 0; a < n_; ++a) {
+      if (loops_[a].taps == 1) continue;
+      const double halo = double((loops_[a].taps - 1) * loops_[a].dilation);
+      const double outputs = a == lane ? double(loops_[a].outputs) : std::min(std::max(side - halo, 1.0), double(loops_[a].outputs));
+      packed *= (outputs * double(loops_[a].stride) + halo) / outputs;
+    }
     const bool contiguous = loops_[lane].x == size_of(d_.spec.x_type);
-    cost += double(d_.inputs) * (contiguous ? contiguous_move : strided_move);
+    cost += packed * (contiguous ? contiguous_move : strided_move);
   }
   if (!direct) {
-    const bool contiguous = double(loops_[lane].y) == item;
+    const bool contiguous = loops_[lane].y == size_of(d_.spec.y_type);
     cost += double(d_.outputs) * (contiguous ? contiguous_move : strided_move);
   }
   return cost;
@@ -219,7 +232,7 @@ void Traversal::set_rows() {
       const ptrdiff_t spacing = loop.dilation / loop.stride;
       const ptrdiff_t rows =
           std::min({ceil_div(loop.outputs, spacing), loop.taps + 1, ptrdiff_t(a_max)});
-      if (rows > 1 && rows >= rows_) {
+      if (rows > rows_) {
         rows_ = int(rows);
         row_ = a;
         spacing_ = spacing;
@@ -305,6 +318,12 @@ double Traversal::work_of_block() const {
   return work;
 }
 
+double Traversal::input_of_block() const {
+  double bytes = double(d_.inputs * size_of(d_.number));
+  for (int a = 0; a < n_; ++a) bytes *= double(loops_[a].window(loops_[a].block));
+  return bytes;
+}
+
 void Traversal::set_blocks(size_t max_memory) {
   double total = double(d_.inputs * d_.outputs * d_.taps) / double(d_.lanes_per_vector);
   for (int a = 0; a < n_; ++a) total *= double(loops_[a].outputs);
@@ -325,33 +344,46 @@ void Traversal::set_blocks(size_t max_memory) {
     if (a == lane_ || a == fold_) continue;
     rows_read *= loops_[a].window(a == row_ ? ptrdiff_t(rows_) : 1);
   }
-  auto fits = [&] { return !needs_scratch_ || lay_out() <= budget; };
-  auto grow = [&](Loop& loop, auto allowed) {
-    while (loop.block < loop.outputs) {
-      const ptrdiff_t before = loop.block;
-      loop.block = std::min(loop.outputs, 2 * before);
-      if (allowed() && fits()) continue;
-      loop.block = before;
-      return;
-    }
-  };
+  const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic];
   Loop& run = loops_[fold_ < 0 ? lane_ : fold_];
   const ptrdiff_t run_unit = fold_ < 0 ? 1 : loops_[lane_].outputs;
-  const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic];
-  grow(run, [&] {
-    const ptrdiff_t lanes = run.block * run_unit;
-    return lanes <= 2 * tile || (lanes * rows_read <= input_bytes && work_of_block() <= target);
-  });
+  auto fits = [&] {
+    return work_of_block() <= target && input_of_block() <= near_bytes &&
+           (!needs_scratch_ || lay_out() <= budget);
+  };
+  auto grow = [&](Loop& loop, ptrdiff_t to) {
+    const ptrdiff_t before = loop.block;
+    loop.block = std::min(loop.outputs, to);
+    if (fits()) return true;
+    loop.block = before;
+    return false;
+  };
   if (row_ >= 0) {
-    Loop& row = loops_[row_];
-    row.block = std::min(row.outputs, rows_ * spacing_);
-    while (row.block > 1 && !fits()) row.block = (row.block + 1) / 2;
-    grow(row, [&] { return work_of_block() <= target; });
+    for (ptrdiff_t rows = rows_; rows > 1 && !grow(loops_[row_], rows * spacing_);) rows = (rows + 1) / 2;
   }
-  for (int a = n_ - 1; a >= 0; --a) {
-    if (a != group_ && a != lane_ && a != fold_) {
-      grow(loops_[a], [&] { return work_of_block() <= target; });
+  const ptrdiff_t longest = std::max(tile, run_bytes / rows_read);
+  if (run.block * run_unit < tile) grow(run, ceil_div(tile, run_unit));
+  while (run.block < run.outputs && 2 * run.block * run_unit <= longest && grow(run, 2 * run.block)) {
+  }
+  if (2 * run.block * run_unit > longest && run.outputs * run_unit <= longest) grow(run, run.outputs);
+  // Then the axis that saves most of the inputs that neighbouring blocks share, while one can.
+  bool full[max_axes] = {};
+  for (;;) {
+    int best = -1;
+    double most = 0;
+    for (int a = n_ - 1; a >= 0; --a) {
+      const Loop& loop = loops_[a];
+      if (full[a] || a == group_ || a == lane_ || a == fold_ || loop.block == loop.outputs) continue;
+      const ptrdiff_t twice = std::min(loop.outputs, 2 * loop.block);
+      const double saved = double(loop.window(loop.block)) * double(twice) /
+                           (double(loop.window(twice)) * double(loop.block));
+      if (saved > most) {
+        most = saved;
+        best = a;
+      }
     }
+    if (best < 0) break;
+    full[best] = !grow(loops_[best], 2 * loops_[best].block);
   }
   if (needs_scratch_) scratch_bytes_ = lay_out();
 
@@ -515,8 +547,9 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.x_row = row_ < 0 ? 0 : spacing_ * loops_[row_].stride * x.step[row_];
   tile.y_row = row_ < 0 ? y.channel : spacing_ * y.step[row_];
   tile.w_row = per_kernel;
-  const Kernel* kernels_by_rows = d_.isa.kernel[d_.arithmetic][int(op_)];
 
+  // Rows of a tile at every position of the other axes: the innermost moves first, so that what
+  // its windows share stays in the nearest cache.
   int walked[max_axes], walks = 0;
   ptrdiff_t position[max_axes];
   for (int a = 0; a < n_; ++a) {
@@ -524,40 +557,42 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
     walked[walks] = a;
     position[walks++] = 0;
   }
-  const char* x_at = block.x;
-  char* y_at = block.y;
-  for (;;) {
-    if (row_ < 0) {
-      kernels_by_rows[kernels - 1](tile, x_at, w, y_at, lanes);
-    } else {
-      const ptrdiff_t x_step = loops_[row_].stride * x.step[row_] * real;
-      const ptrdiff_t y_step = y.step[row_] * real;
-      const ptrdiff_t n = block.length[row_];
-      for (ptrdiff_t residue = 0; residue < std::min(spacing_, n); ++residue) {
-        ptrdiff_t left = ceil_div(n - residue, spacing_);
-        ptrdiff_t at = residue;
-        for (ptrdiff_t tiles = ceil_div(left, rows_); tiles > 0; --tiles) {
-          const ptrdiff_t rows = ceil_div(left, tiles);
-          kernels_by_rows[rows - 1](tile, x_at + at * x_step, w, y_at + at * y_step, lanes);
-          at += rows * spacing_;
-          left -= rows;
+  auto everywhere = [&](int rows, ptrdiff_t at) {
+    const Kernel kernel_of_rows = d_.isa.kernel[d_.arithmetic][int(op_)][rows - 1];
+    const char* x_at = block.x;
+    char* y_at = block.y;
+    if (row_ >= 0) {
+      x_at += at * loops_[row_].stride * x.step[row_] * real;
+      y_at += at * y.step[row_] * real;
+    }
+    for (;;) {
+      kernel_of_rows(tile, x_at, w, y_at, lanes);
+      int k = walks - 1;
+      for (; k >= 0; --k) {
+        const int a = walked[k];
+        const ptrdiff_t x_step = loops_[a].stride * x.step[a] * real, y_step = y.step[a] * real;
+        if (++position[k] < block.length[a]) {
+          x_at += x_step;
+          y_at += y_step;
+          break;
         }
+        x_at -= (position[k] - 1) * x_step;
+        y_at -= (position[k] - 1) * y_step;
+        position[k] = 0;
       }
+      if (k < 0) return;
     }
-    int k = walks - 1;
-    for (; k >= 0; --k) {
-      const int a = walked[k];
-      const ptrdiff_t x_step = loops_[a].stride * x.step[a] * real, y_step = y.step[a] * real;
-      if (++position[k] < block.length[a]) {
-        x_at += x_step;
-        y_at += y_step;
-        break;
-      }
-      x_at -= (position[k] - 1) * x_step;
-      y_at -= (position[k] - 1) * y_step;
-      position[k] = 0;
+  };
+  if (row_ < 0) return everywhere(kernels, 0);
+  const ptrdiff_t n = block.length[row_];
+  for (ptrdiff_t residue = 0; residue < std::min(spacing_, n); ++residue) {
+    ptrdiff_t left = ceil_div(n - residue, spacing_), at = residue;
+    for (ptrdiff_t tiles = ceil_div(left, rows_); tiles > 0; --tiles) {
+      const ptrdiff_t rows = ceil_div(left, tiles);
+      everywhere(int(rows), at);
+      at += rows * spacing_;
+      left -= rows;
     }
-    if (k < 0) return;
   }
 }
 

@@ -68,6 +68,7 @@ class Traversal {
   void set_smallest_blocks();
   ptrdiff_t lay_out();
   double work_of_block() const;
+  double input_of_block() const;
   void cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segment_least);
   void fill_tables(View& view, bool packed) const;
 
