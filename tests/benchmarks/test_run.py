@@ -91,6 +91,30 @@ def test_wrong_answers_have_no_time(monkeypatch, damage):
     assert "seconds" not in wrong
 
 
+def test_the_minority_is_wrong(monkeypatch):
+    """An answer that is right only in the corners is found out, be it ours."""
+    case = dataclasses.replace(SMALL[1], x=(4, 90, 90), forced=False, plan=False)
+
+    def honest(case, x, k, workers):
+        return Contender("honest", lambda: xconv.convolve(x, k, **case.options))
+
+    def damaged(case, x, k, workers):
+        def run():
+            y = xconv.convolve(x, k, **case.options)
+            y[1] = 0
+            return y
+
+        return Contender("damaged", run)
+
+    def statuses(mine, *peers):
+        monkeypatch.setattr(run, "ours", lambda *_: [("xconv", mine)])
+        monkeypatch.setattr(run, "PEERS", {str(i): peer for i, peer in enumerate(peers)})
+        return [r["status"] for r in run.run_case(case, 1, BUDGET)]
+
+    assert statuses(honest, damaged, honest) == ["ok", "wrong", "ok"]
+    assert statuses(damaged, honest, honest) == ["wrong", "ok", "ok"]
+
+
 def test_nan_that_spreads_is_wrong():
     case = Case("test", (2, 64, 64), (9, 9), "NHW", "HW", values="nan", mode="same")
     x, k = arrays(case)

@@ -108,7 +108,7 @@ def arrays(case: Case) -> tuple[Array, Array]:
             k *= np.expand_dims(line / line.sum(), [a for a in range(k.ndim) if a != axis])
         k = k.astype(case.k_dtype or case.dtype)
     elif case.values == "nan":
-        x[tuple(s // 2 for s in x.shape)] = np.nan
+        x[(0, *(s // 2 for s in x.shape[1:]))] = np.nan
     elif case.values == "huge":
         x[(0,) * x.ndim] *= 1e12
     elif case.values == "negative":

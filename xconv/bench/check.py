@@ -64,8 +64,9 @@ class Reference:
 
 
 def difference(y: Array, other: Array, k: Array, x: Array) -> float:
-    """Largest |y - other| in units of eps * sum|k| * max|x|, over outputs finite in both."""
-    if y.shape != other.shape:
+    """Largest |y - other| in units of eps * sum|k| * max|x|; infinite if one is finite where
+    the other is not."""
+    if y.shape != other.shape or not np.array_equal(np.isfinite(y), np.isfinite(other)):
         return float("inf")
     dtype = np.result_type(y.dtype, other.dtype)
     if dtype.kind in "biu":

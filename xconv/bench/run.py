@@ -48,79 +48,114 @@ def run_case(
     `least_cost` keeps the least seconds per operation of each contender between cases: a peer
     that would be far over the budget's patience even so is skipped.
     """
-    least_cost = {} if least_cost is None else least_cost
-    device = gpu if case.suite == "gpu" else None
     x, k = arrays(case)
-    problem = xconv.plan(
-        xconv.Spec(x.shape, x.dtype), xconv.Spec(k.shape, k.dtype), case.op, **case.options
-    ).problem
-    common = {"kind": "result", "case": case.record(), "workers": workers}
-    common |= work(problem)
-    right = Reference(case, x, k, problem.padding)
-    image, kernel = device.move(x, k) if device else (x, k)
+    race = Race(case, x, k, workers, budget, {} if least_cost is None else least_cost)
     configure(workers)
-    runnable: dict[str, Contender] = {}
-    found: dict[str, Record] = {}
-    first: dict[str, float] = {}
-    whole: Array | None = None
-    contenders = (device.contenders if device else _contenders)(case, image, kernel, workers)
-    for name, prepare in contenders:
-        record: Record = common | {"contender": name, "ours": name.startswith("xconv")}
-        found[name] = record
-        least = least_cost[name] * record["flops"] if (name in least_cost) else 0.0
-        if least > 2 * budget.patience and not record["ours"]:
-            record |= {"status": "skipped", "reason": f"would take {least:.0f} s or more"}
-            continue
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of peers: their answers are what counts
+        image, kernel = gpu.move(x, k) if race.on_gpu else (x, k)
+        contenders = gpu.contenders if race.on_gpu else _contenders
+        for name, prepare in contenders(case, image, kernel, workers):
+            race.enter(name, functools.partial(prepare, case, image, kernel, workers))
+        race.settle()
+        race.time(_beside(case, x, k, race.y_shape, workers))
+    yield from race.records.values()
+
+
+class Race:
+    """The contenders of one case: each is tried and judged, then those that are right are timed."""
+
+    def __init__(
+        self,
+        case: Case,
+        x: Array,
+        k: Array,
+        workers: int,
+        budget: Budget,
+        least_cost: dict[str, float],
+    ) -> None:
+        problem = xconv.plan(
+            xconv.Spec(x.shape, x.dtype), xconv.Spec(k.shape, k.dtype), case.op, **case.options
+        ).problem
+        self.x, self.k, self.budget, self.least_cost = x, k, budget, least_cost
+        self.on_gpu = case.suite == "gpu"
+        self.y_shape = problem.y_shape
+        self.common = {"kind": "result", "case": case.record(), "workers": workers} | work(problem)
+        self.right = Reference(case, x, k, problem.padding)
+        self.whole: Array | None = None
+        """The first answer that agrees with the reference: xconv's, unless it is wrong."""
+        self.records: dict[str, Record] = {}
+        self.runnable: dict[str, Contender] = {}
+        self.first: dict[str, float] = {}
+
+    def enter(self, name: str, prepare: Callable[[], Contender]) -> None:
+        """Run a contender once and judge its answer; a failure is a record with its reason."""
+        record: Record = self.common | {"contender": name, "ours": name.startswith("xconv")}
+        self.records[name] = record
+        least = self.least_cost.get(name, 0.0) * record["flops"]
+        if least > 2 * self.budget.patience and not record["ours"]:
+            record |= {"status": "skipped", "reason": f"would take {least:.1f} s or more"}
+            return
         try:
-            contender = prepare(case, image, kernel, workers)
+            contender = prepare()
             record["contender"] = contender.name
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of peers: recorded as what the answer shows
-                seconds, y = _once(contender)
+            seconds, y = _once(contender)
             cost = seconds / record["flops"]
-            least_cost[name] = min(least_cost.get(name, cost), cost)
-            answer = contender.result(y)
-            wrong = right.disagreement(answer)
-            record["error"] = right.error(answer) if answer.shape == problem.y_shape else None
-            if whole is None and not wrong:
-                whole = answer
-            elif not wrong and whole is not None:
-                apart = difference(answer, whole, k, x)
-                record["difference"] = apart
-                if apart > 4 * right.limit:
-                    wrong = f"differs from xconv by {apart:.3g} units of rounding"
+            self.least_cost[name] = min(self.least_cost.get(name, cost), cost)
+            wrong = self._judged(contender.result(y), record)
+            del y
             if wrong:
-                record |= {"status": "wrong", "reason": wrong, "once": seconds}
-                continue
-            del y, answer
-            if seconds < budget.patience:
-                record["scratch"] = (device.scratch if device else scratch)(
-                    lambda: _bytes(contender)  # noqa: B023
-                )
-            runnable[name], first[name] = contender, seconds
-        except Refused as error:
-            record |= {"status": "refused", "reason": str(error)}
-        except xconv.MethodRefused as error:
+                record |= {"status": "wrong", "reason": wrong}
+                return
+            if seconds < self.budget.patience:
+                measure = gpu.scratch if self.on_gpu else scratch
+                record["scratch"] = measure(lambda: _bytes(contender))
+            self.runnable[name], self.first[name] = contender, seconds
+        except (Refused, xconv.MethodRefused) as error:
             record |= {"status": "refused", "reason": str(error)}
         except Exception as error:  # a peer's failure is a result
             reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:200]
             record |= {"status": "failed", "reason": reason}
-    timer = device.clock if device else clock
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        calls: dict[str, Any] = {n: c.run for n, c in runnable.items()}
-        for name, call in _beside(case, x, k, problem.y_shape, workers).items():
-            calls[name] = call
-            found[name] = common | {"contender": name, "ours": False}
-        timings = in_turn(calls, budget, timer, first)
-        for name, timing in timings.items():
-            found[name] |= {"status": "ok" if name in runnable else "beside"}
-            found[name]["seconds"] = asdict(timing)
-            copies = runnable[name].copies if name in runnable else None
+
+    def _judged(self, answer: Array, record: Record) -> str:
+        """What is wrong with an answer in the corners; how far it is from the first in full."""
+        wrong = self.right.disagreement(answer)
+        if answer.shape == self.y_shape:
+            record["error"] = self.right.error(answer)
+        if not wrong and self.whole is None:
+            self.whole = answer
+        elif not wrong and self.whole is not None:
+            record["difference"] = difference(answer, self.whole, self.k, self.x)
+        return wrong
+
+    def settle(self) -> None:
+        """Answers that agree with the reference in its corners but not with each other in full:
+        the minority is wrong."""
+        limit = 4 * self.right.limit
+        apart = {name: self.records[name].get("difference", 0.0) for name in self.runnable}
+        outliers = [name for name, value in apart.items() if value > limit]
+        if 2 * len(outliers) > len(apart):
+            outliers = [name for name in apart if name not in outliers]
+        for name in outliers:
+            reason = (
+                f"differs from the other answers by {max(apart.values()):.3g} units of rounding"
+            )
+            self.records[name] |= {"status": "wrong", "reason": reason}
+            del self.runnable[name]
+
+    def time(self, beside: dict[str, Callable[[], Any]]) -> None:
+        """Time the contenders that are right in turn, and what their times are set beside."""
+        for name in beside:
+            self.records[name] = self.common | {"contender": name, "ours": False}
+        calls = {name: contender.run for name, contender in self.runnable.items()} | beside
+        timer = gpu.clock if self.on_gpu else clock
+        for name, timing in in_turn(calls, self.budget, timer, self.first).items():
+            record = self.records[name]
+            record |= {"status": "beside" if name in beside else "ok", "seconds": asdict(timing)}
+            copies = self.runnable[name].copies if name in self.runnable else None
             if copies:
-                spent = in_turn({"copies": copies}, Budget(budget.seconds / 4, 3, 10))["copies"]
-                found[name]["copy_seconds"] = spent.median
-    yield from found.values()
+                few = Budget(self.budget.seconds / 4, 3, 10)
+                record["copy_seconds"] = in_turn({"copies": copies}, few)["copies"].median
 
 
 def _contenders(case: Case, x: Array, k: Array, workers: int) -> Iterator[tuple[str, Prepare]]:

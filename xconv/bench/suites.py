@@ -21,7 +21,7 @@ from .run import BUDGETS, run_case
 __all__ = ["NAMES", "Step", "run", "steps"]
 
 NAMES = (*CASES, "regret")
-QUICK = 75.0
+QUICK = 70.0
 """Seconds after which a quick run starts no further case."""
 PLANNER = Budget(0.15, 3, 20)
 PROBLEMS = {False: 300, True: 12}
@@ -40,6 +40,7 @@ class Step:
 def steps(names: list[str], workers: int, quick: bool) -> Iterator[Step]:
     """The steps of the suites named, in order."""
     budget = BUDGETS[quick]
+    cost: dict[str, float] = {}
     for name in names:
         if name == "gpu" and (reason := gpu.unavailable()):
             skipped = {"kind": "skipped", "suite": name, "reason": reason}
@@ -49,7 +50,6 @@ def steps(names: list[str], workers: int, quick: bool) -> Iterator[Step]:
             for case in problems(PROBLEMS[quick]):
                 yield Step(name, case.name, partial(run_problem, case, workers, PLANNER))
             continue
-        cost: dict[str, float] = {}
         for case in cases(name, quick):
             if name == "busy":
                 yield Step(name, case.name, partial(run_busy, case, workers, budget))
