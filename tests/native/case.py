@@ -104,7 +104,11 @@ def source(p: int, t: int, case: Case, axis: int) -> int:
 def expected(case: Case) -> tuple[Array, Array]:
     """The result, in the widest type, and sum|w||x|, which scales the error bound."""
     wide: Any = {
-        "b": np.bool_, "i": np.uint64, "u": np.uint64, "f": np.longdouble, "c": np.clongdouble
+        "b": np.bool_,
+        "i": np.uint64,
+        "u": np.uint64,
+        "f": np.longdouble,
+        "c": np.clongdouble,
     }[np.dtype(case.dtype).kind]
     with np.errstate(over="ignore"):
         x = case.x.astype(case.dtype).astype(wide)
@@ -173,8 +177,13 @@ def values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Arra
 def random_case(rng: np.random.Generator) -> Case:
     dtype = str(rng.choice(DTYPES))
     kind = np.dtype(dtype).kind
-    pools = {"b": ("bool",), "i": INTEGERS, "u": INTEGERS, "f": (*INTEGERS, "bool", *FLOATS[:3]),
-             "c": (*INTEGERS, *FLOATS)}
+    pools = {
+        "b": ("bool",),
+        "i": INTEGERS,
+        "u": INTEGERS,
+        "f": (*INTEGERS, "bool", *FLOATS[:3]),
+        "c": (*INTEGERS, *FLOATS),
+    }
     x_dtype = dtype if rng.random() < 0.5 else str(rng.choice(pools[kind]))
     spatial = int(rng.choice([1, 2, 2, 2, 3, 4]))
     small = {1: 70, 2: 26, 3: 9, 4: 5}[spatial]
@@ -203,8 +212,17 @@ def random_case(rng: np.random.Generator) -> Case:
     w = values(rng, (g, o, i, *kernel), "float16" if dtype == "float16" else weight_dtype)
     cval = {"b": True, "i": 3, "u": 7, "f": 0.75, "c": 0.5 - 2j}[kind]
     return Case(
-        x, w.astype(weight_dtype), dtype, spatial, tuple(output), stride, dilation, tuple(pad),
-        boundary, cval, real,
+        x,
+        w.astype(weight_dtype),
+        dtype,
+        spatial,
+        tuple(output),
+        stride,
+        dilation,
+        tuple(pad),
+        boundary,
+        cval,
+        real,
     )
 
 
