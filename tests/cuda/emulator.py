@@ -126,7 +126,9 @@ class EmulatedDevice:
             failed = start(run, address.ctypes.data, blocks, (ctypes.c_uint * 2)(*threads), shared,
                            order, number)  # fmt: skip
             if failed:
-                raise RuntimeError(f"{name}: some threads wait at a barrier that others never reach")
+                raise RuntimeError(
+                    f"{name}: some threads wait at a barrier that others never reach"
+                )
 
         launch.library = library  # type: ignore[attr-defined]
         return launch

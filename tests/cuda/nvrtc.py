@@ -60,7 +60,10 @@ def architectures() -> list[int]:
 def compiled(source: str, architecture: str) -> tuple[bytes, str]:
     """The binary, and ptxas' report."""
     nvrtc, program = _nvrtc(), ctypes.c_void_p()
-    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"xconv.cu", 0, None, None) == 0
+    assert (
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"xconv.cu", 0, None, None)
+        == 0
+    )
     try:
         options = [*compile_options(architecture), "--ptxas-options=-v"]
         given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,8 +69,6 @@ def test_each_reason_has_its_sentence(
     try:
         found, sentence = status.status()
         assert found == state
-        import re
-
         assert re.search(words, sentence)
         assert CUDABackend().unavailable() == (None if state == "ok" else sentence)
     finally:
@@ -100,8 +99,8 @@ def test_choice_on_an_h100() -> None:
     limits = Limits(1, 1 << 30, backend.block_bytes)
 
     def order(taps: int) -> list[str]:
-        spec = api.Spec((50, 1000, 1000), "float32")
-        plan = api.plan_on(backend, "convolve", spec, api.Spec((taps, taps), "float32"), mode="valid")
+        x, k = api.Spec((50, 1000, 1000), "float32"), api.Spec((taps, taps), "float32")
+        plan = api.plan_on(backend, "convolve", x, k, mode="valid")
         rows = price(plan.problem, backend.methods, rates.rates("NVIDIA H100 80GB HBM3"), limits)
         return [row.method.name for row in rows if row.refusal is None]
 
@@ -127,9 +126,6 @@ def test_integers_refuse_the_transforms() -> None:
 def test_a_plan_sends_its_kernel_once() -> None:
     class Counting(EmulatedDevice):
         sent = 0
-
-        def pointer(self, x: Any) -> int:
-            return super().pointer(x)
 
     emulated_device = Counting()
     asarray = emulated_device.xp.asarray
@@ -170,9 +166,7 @@ def test_max_memory_bounds_the_scratch_of_transforms() -> None:
     np.testing.assert_allclose(np.asarray(plan(x))[:, 20, 20], 81, rtol=1e-5)
 
 
-def test_compiled_kernels_are_kept_on_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_kernels_are_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XCONV_CACHE_DIR", str(tmp_path))
     asked = []
 

@@ -12,10 +12,13 @@ from xconv.cuda.source import kernel_source, sum_dtype
 
 from . import nvrtc
 
-pytestmark = pytest.mark.skipif(
-    nvrtc.LIBRARY is None or nvrtc.DISASSEMBLER is None,
-    reason="NVRTC or nvdisasm is not installed: pip install 'xconv[cuda-test]'",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        nvrtc.LIBRARY is None or nvrtc.DISASSEMBLER is None,
+        reason="NVRTC or nvdisasm is not installed: pip install 'xconv[cuda-test]'",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ TABLE = (
     Row("tiled", "float32", "NHW", 3, registers=80),
     Row("tiled", "float32", "NHW", 11, registers=128, share=0.80),
     Row("tiled", "float32", "HWN", 11, registers=168, share=0.80),
-    Row("tiled", "float64", "NHW", 11, registers=168, share=0.50),
+    Row("tiled", "float64", "NHW", 11, registers=192, share=0.60),
     Row("tiled", "float32", "NHW", 31, by_value=False, registers=128),
     Row("tiled", "float32", "HWN", 31, by_value=False, registers=168),
     Row("tiled", "complex64", "NHW", 5, registers=168, share=0.50),
@@ -45,7 +48,12 @@ TABLE = (
     Row("any", "float32", "NHW", 5, registers=96),
     Row("any", "complex128", "NHW", 5, registers=128),
 )
-ARCHITECTURES = (75, 80, 90, "newest")
+CASES = [
+    (row, architecture)
+    for row in TABLE
+    # The targets on all; NVRTC takes seconds for each.
+    for architecture in ((75, 80, 90, "newest") if row.share >= 0.8 else (75, 90))
+]
 ADDS = ("FFMA", "DFMA")
 
 
@@ -71,9 +79,10 @@ def source_of(row: Row) -> str:
     return kernel_source("tiled", row.dtype, row.dtype, constants)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
-    "row", TABLE, ids=lambda row: f"{row.name}-{row.dtype}-{row.layout}-{row.taps}"
+    ("row", "architecture"),
+    CASES,
+    ids=[f"{r.name}-{r.dtype}-{r.layout}-{r.taps}-{a}" for r, a in CASES],
 )
 def test_table(row: Row, architecture: int | str) -> None:
     number = nvrtc.architectures()[-1] if architecture == "newest" else architecture

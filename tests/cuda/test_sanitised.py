@@ -11,7 +11,7 @@ import pytest
 
 from .emulator import COMPILER
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
 import numpy as np
@@ -28,7 +28,8 @@ if {broken!r}:
 rng = np.random.default_rng(3)
 for specialise in (False, True):
     for method in (TiledDirect(), AnyDirect()):
-        backend = CUDABackend(EmulatedDevice(specialise=specialise, options=("-fsanitize=address", "-g")))
+        device = EmulatedDevice(specialise=specialise, options=("-fsanitize=address", "-g"))
+        backend = CUDABackend(device)
         backend.methods = (method,)
         for layout, shape in (("NHW", (2, 21, 35)), ("HWN", (13, 12, 7)), ("NL", (3, 50))):
             k = rng.standard_normal((3, 5)[: len(layout) - 1]).astype("f4")
@@ -40,7 +41,7 @@ for specialise in (False, True):
                 right = reference.expected(x, k, **keywords)
                 assert not right.disagreement(y, right.direct), (layout, keywords)
 print("finished")
-'''
+"""
 
 
 def run(broken: tuple[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -30,6 +30,8 @@ class Device(Protocol):
     specialise: bool
     """Whether kernels are compiled for the taps of a problem, where that pays."""
 
+    def __hash__(self) -> int: ...
+
     def number(self) -> int:
         """Of the current device."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from .geometry import Geometry, geometry
 from .launch import any_launch, any_refusal, tiled_launch
 from .source import sum_dtype, supported
 from .weights import Weights
-
-if TYPE_CHECKING:
-    from ..backends.cuda import CUDABackend
 
 __all__ = ["AnyDirect", "TiledDirect", "kernel_refusal", "run_any", "run_tiled"]
 
@@ -139,9 +136,9 @@ class AnyDirect(Method):
 
     def run(
         self,
-        backend: CUDABackend,  # type: ignore[override]
+        backend: Any,
         problem: Problem,
-        state: Weights,
+        state: Any,
         x: Any,
         y: Any,
         limits: Limits,

@@ -92,11 +92,10 @@ def geometry(
         for a, n in enumerate(sizes)
     ]
     outer.append(Outer(problem.outputs, 0, y_strides[lead], taps))
+    boundary = BOUNDARIES.index(problem.boundary)
     spatial = tuple(
-        Spatial(
-            *strides, size, out, low, kernel, stride, dilation, BOUNDARIES.index(problem.boundary)
-        )
-        for *strides, size, out, (low, _), kernel, stride, dilation in zip(
+        Spatial(x, y, size, out, low, kernel, stride, dilation, boundary)
+        for x, y, size, out, (low, _), kernel, stride, dilation in zip(
             x_strides[lead + 1 :],
             y_strides[lead + 1 :],
             problem.size,
@@ -142,6 +141,4 @@ def record(fields: Sequence[tuple[str, np.dtype[np.generic] | type, int]]) -> np
         offsets.append(at)
         at += dtype.itemsize * max(length, 1)
     size = -(-at // widest) * widest
-    return np.dtype(
-        {"names": names, "formats": formats, "offsets": offsets, "itemsize": size}  # type: ignore[call-overload]
-    )
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})

@@ -72,8 +72,8 @@ def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
     counts = (
         "rows_in rows_out rows_low rows_boundary "
         "columns_in columns_out columns_low columns_boundary "
-        "lanes channels slabs outers taps_h taps_w stride_h dilation_h m x_down y_down pitch tile_h tile_w tile_elements "
-        "sources_at "
+        "lanes channels slabs outers taps_h taps_w stride_h dilation_h m x_down y_down "
+        "pitch tile_h tile_w tile_elements sources_at "
         "blocks_lane blocks_column blocks_row"
     )
     distances = "x_row x_column x_lane x_channel y_row y_column y_lane w_lane"
@@ -120,7 +120,7 @@ def any_launch(
     """
     total = sum_dtype(dtype)
     axes = (_NO_AXIS,) * (3 - len(geometry.spatial)) + geometry.spatial
-    distances = [abs(a.y) for a in (*geometry.outer, *axes)]
+    distances = [abs(a.y) for a in geometry.outer] + [abs(a.y) for a in axes]
     order = sorted(range(len(distances)), key=distances.__getitem__)
     argument = _argument(
         any_fields(len(axes), total),
@@ -157,7 +157,7 @@ def tiled_launch(
     """
     total = sum_dtype(dtype)
     part = tiling.roles(geometry)
-    if part.lane and part.lane.w or tiled_fields(total, filters).itemsize > PARAMETER_BYTES:
+    if (part.lane and part.lane.w) or tiled_fields(total, filters).itemsize > PARAMETER_BYTES:
         filters = 0
     tile = tiling.choose(
         part, total.itemsize, fixed, filters > 0, device.shared_bytes(), device.processors()
@@ -188,8 +188,9 @@ def _tiled_argument(
         columns_boundary=columns.boundary,
         lanes=lane.size, channels=part.channels, slabs=part.slabs,
         outers=len(part.outer), taps_h=rows.taps, taps_w=columns.taps,
-        m=tile.m, x_down=part.x_down, y_down=part.y_down, pitch=tile.pitch, tile_h=tile.height, tile_w=tile.width,
-        tile_elements=tile.elements, sources_at=tile.sources_at,
+        m=tile.m, x_down=part.x_down, y_down=part.y_down,
+        pitch=tile.pitch, tile_h=tile.height, tile_w=tile.width, tile_elements=tile.elements,
+        sources_at=tile.sources_at,
         blocks_lane=blocks[0], blocks_column=blocks[1], blocks_row=blocks[2],
         outer=part.outer[::-1], deep=part.deep[::-1], cval=cval,
     )  # fmt: skip
@@ -214,7 +215,7 @@ def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
     return (literal if tile.fixed else in_call) | {
         "RX": tile.rx, "RY": tile.ry,
         "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
-        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.fixed), "DEEPS": len(part.deep),
-        "FILTER": filters,
+        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.fixed),
+        "DEEPS": len(part.deep), "FILTER": filters,
         "W_LANES": int(bool(part.lane and part.lane.w)),
     }  # fmt: skip

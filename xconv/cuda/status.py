@@ -25,7 +25,10 @@ def status() -> tuple[str, str]:
         runtime = cupy.cuda.runtime
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        return "broken", f"CuPy is installed but cannot be imported ({why}); reinstall it: {INSTALL}"
+        return (
+            "broken",
+            f"CuPy is installed but cannot be imported ({why}); {INSTALL}",
+        )
     try:
         if runtime.driverGetVersion() == 0:
             return "no driver", (

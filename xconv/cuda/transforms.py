@@ -38,9 +38,9 @@ class _OnViews(Method):
 
     def prepare(
         self,
-        backend: CUDABackend,  # type: ignore[override]
+        backend: Any,
         problem: Problem,
-        weights: Weights,
+        weights: Any,
         facts: Any,
         limits: Limits,
     ) -> Any:
@@ -48,7 +48,7 @@ class _OnViews(Method):
 
     def run(
         self,
-        backend: CUDABackend,  # type: ignore[override]
+        backend: Any,
         problem: Problem,
         state: Any,
         x: Any,
@@ -130,7 +130,7 @@ class SeparablePasses(_OnViews, Separable):
 
     def _pass(
         self,
-        backend: CUDABackend,  # type: ignore[override]
+        backend: Any,
         problem: Problem,
         part: Any,
         taps: Any,
@@ -166,9 +166,7 @@ class SeparablePasses(_OnViews, Separable):
         zero, number = sum_dtype(dtype).type(0), device.number()
         launch = None
         if not tiling.refusal(where):
-            launch = tiled_launch(
-                device, where, dtype, dtype, zero, 0, device.specialise, number
-            )
+            launch = tiled_launch(device, where, dtype, dtype, zero, 0, device.specialise, number)
         launch = launch or any_launch(device, where, dtype, dtype, zero, number)
         launch(device.pointer(part), device.pointer(result), device.pointer(taps))
         return result

@@ -1,0 +1,210 @@
+"""What only a CUDA device can show; skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xconv
+from xconv import reference
+from xconv.backends.cuda import CUDABackend
+from xconv.cuda.status import status
+from xconv.errors import MemoryLimitError
+from xconv.testing import check_backend
+
+STATE, SENTENCE = status()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(STATE != "ok", reason=SENTENCE)]
+
+RNG = np.random.default_rng(7)
+
+
+@pytest.fixture
+def cupy() -> Iterator[Any]:
+    import cupy
+
+    yield cupy
+    cupy.get_default_memory_pool().free_all_blocks()
+
+
+@pytest.fixture
+def backend() -> CUDABackend:
+    return CUDABackend()
+
+
+def operands(shape: tuple[int, ...] = (4, 200, 300), taps: int = 11) -> tuple[Any, Any]:
+    return RNG.standard_normal(shape).astype("f4"), RNG.standard_normal((taps, taps)).astype("f4")
+
+
+def agrees(y: Any, x: np.ndarray, k: np.ndarray, **keywords: Any) -> str:
+    right = reference.expected(x, k, **keywords)
+    return right.disagreement(y, right.direct)
+
+
+def test_conformance(cupy: Any, backend: CUDABackend) -> None:
+    report = check_backend(backend, cupy.asarray, count=60)
+    assert report.passed["direct"] > 100
+    assert report.passed["fft"] > 50
+
+
+@pytest.mark.parametrize("layout", ["NHW", "HWN"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "uint8", "int64"])
+def test_kernels_compiled_for_their_taps(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, layout: str, dtype: str
+) -> None:
+    monkeypatch.setattr("xconv.cuda.direct._WORTH_COMPILING", 0)
+    x = (RNG.standard_normal((33, 40, 70)) * 50).astype(dtype)
+    k = (RNG.standard_normal((5, 7)) * 50).astype(dtype)
+    keywords = {"layout": layout, "boundary": "reflect"}
+    y = xconv.convolve(cupy.asarray(x), k, method="direct", **keywords)
+    assert not agrees(cupy.asnumpy(y), x, k, **keywords)
+
+
+def test_work_is_ordered_on_the_current_stream(cupy: Any) -> None:
+    """The result is right although the input is written by slow work on the same stream."""
+    x, k = operands()
+    late = cupy.zeros_like(cupy.asarray(x))
+    source = cupy.asarray(x)
+    cupy.cuda.Device().synchronize()
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        busy = cupy.ones((4000, 4000), "f4")
+        for _ in range(5):
+            busy = busy @ busy / 4000
+        late[...] = source + 0 * busy[0, 0]
+        y = xconv.convolve(late, k, method="direct")
+    stream.synchronize()
+    assert not agrees(cupy.asnumpy(y), x, k)
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_calls_do_not_wait_for_the_device(cupy: Any, method: str) -> None:
+    x, k = operands()
+    source = cupy.asarray(x)
+    xconv.convolve(source, k, method=method)  # compiles, and plans the transform
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        busy = cupy.ones((8000, 8000), "f4")
+        for _ in range(20):
+            busy = busy @ busy / 8000
+        event = stream.record()
+        xconv.convolve(source, k, method=method)
+        waited = event.done
+    stream.synchronize()
+    assert not waited
+
+
+def test_a_plan_on_several_streams_and_threads(cupy: Any) -> None:
+    x, k = operands(taps=31)
+    source = cupy.asarray(x)
+    plan = xconv.plan(source, k, method="direct")
+    cupy.cuda.Device().synchronize()
+    answers: list[Any] = [None] * 8
+
+    def run(n: int) -> None:
+        with cupy.cuda.Stream(non_blocking=True) as stream:
+            answers[n] = plan(source)
+            stream.synchronize()
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(len(answers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not agrees(cupy.asnumpy(answers[0]), x, k)
+    assert all((y == answers[0]).all() for y in answers)
+
+
+def test_every_device(cupy: Any) -> None:
+    x, k = operands((2, 40, 50), 5)
+    for number in range(cupy.cuda.runtime.getDeviceCount()):
+        with cupy.cuda.Device(number):
+            source = cupy.asarray(x)
+        y = xconv.convolve(source, k)
+        assert y.device.id == number
+        assert not agrees(cupy.asnumpy(y), x, k)
+
+
+def test_torch_in_torch_out(cupy: Any) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    x, k = operands((2, 40, 50), 5)
+    source = torch.as_tensor(x, device="cuda", requires_grad=False)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        y = xconv.convolve(source, torch.as_tensor(k, device="cuda"), method="direct")
+        assert isinstance(y, torch.Tensor)
+        assert y.is_cuda
+        result = y.cpu().numpy()
+    assert not agrees(result, x, k)
+    out = torch.empty_like(y)
+    assert xconv.convolve(source, k, method="direct", out=out) is out
+    torch.testing.assert_close(out, y, rtol=0, atol=0)
+
+
+def test_jax_in_jax_out(cupy: Any) -> None:
+    jax = pytest.importorskip("jax")
+    if jax.default_backend() != "gpu":
+        pytest.skip("this JAX has no CUDA")
+    x, k = operands((2, 40, 50), 5)
+    y = xconv.convolve(jax.numpy.asarray(x), k, method="direct")
+    assert isinstance(y, jax.Array)
+    assert not agrees(np.asarray(y), x, k)
+
+
+def test_numba_in_numba_out(cupy: Any) -> None:
+    cuda = pytest.importorskip("numba.cuda")
+    x, k = operands((2, 40, 50), 5)
+    y = xconv.convolve(cuda.to_device(x), k, method="direct")
+    assert type(y).__module__.startswith("numba")
+    assert not agrees(y.copy_to_host(), x, k)
+
+
+def test_out_of_memory_names_the_bytes_and_leaves_the_pool_usable(cupy: Any) -> None:
+    pool = cupy.get_default_memory_pool()
+    x = cupy.ones((1, 1000, 1000), "f4")
+    pool.set_limit(size=pool.total_bytes() + (1 << 20))
+    try:
+        with pytest.raises(MemoryLimitError, match="takes 4,072,324 bytes"):
+            xconv.convolve(x, np.ones((10, 10), "f4"), method="direct")
+        small = xconv.convolve(x[:, :50, :50], np.ones((3, 3), "f4"), method="direct")
+        assert float(small[0, 25, 25]) == 9
+    finally:
+        pool.set_limit(size=0)
+
+
+def test_more_than_2_to_the_31_elements(cupy: Any) -> None:
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    count = (1 << 31) + 1000
+    if free < 3 * count:
+        pytest.skip(f"needs {3 * count:,} bytes free on the device, which has {free:,}")
+    x = cupy.zeros((count // 1000 + 1, 1000), "u1")
+    x[-1, -3:] = cupy.asarray([1, 2, 3])
+    y = xconv.convolve(x, np.ones((2, 2), "u1"), method="direct", mode="same")
+    assert cupy.asnumpy(y[-1, -3:]).tolist() == [1, 3, 5]
+
+
+def test_compute_sanitizer() -> None:
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        pytest.skip("compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
+    program = (
+        "import cupy, numpy, xconv\n"
+        "for layout in ('NHW', 'HWN'):\n"
+        "    x = cupy.ones((30, 40, 50), 'f4')\n"
+        "    xconv.convolve(x, numpy.ones((5, 5), 'f4'), layout=layout, method='direct')\n"
+        "cupy.cuda.Device().synchronize()\n"
+    )
+    for check in ("memcheck", "racecheck", "initcheck"):
+        subprocess.run(
+            [tool, "--tool", check, "--error-exitcode", "9", sys.executable, "-c", program],
+            check=True,
+            cwd=Path(__file__).parents[2],
+        )
