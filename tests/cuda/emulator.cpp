@@ -9,7 +9,8 @@
 #include <utility>
 #include <vector>
 
-EmulatedIndex emulated_thread, emulated_block, emulated_threads, emulated_blocks;
+thread_local EmulatedIndex emulated_thread;
+EmulatedIndex emulated_block, emulated_threads, emulated_blocks;
 unsigned char* emulated_shared;
 
 namespace {

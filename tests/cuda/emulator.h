@@ -5,7 +5,8 @@
 
 struct EmulatedIndex { unsigned x, y, z; };
 extern "C" {
-extern EmulatedIndex emulated_thread, emulated_block, emulated_threads, emulated_blocks;
+extern thread_local EmulatedIndex emulated_thread;
+extern EmulatedIndex emulated_block, emulated_threads, emulated_blocks;
 extern unsigned char* emulated_shared;
 void emulated_barrier();
 }

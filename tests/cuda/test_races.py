@@ -1,0 +1,80 @@
+"""The tiled kernel under ThreadSanitizer: every barrier is there, and needed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xconv import api
+from xconv.backends.cuda import CUDABackend
+from xconv.cuda.direct import TiledDirect
+
+from .emulator import BEHIND, COMPILER, HERE, EmulatedDevice, on_device
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated device")
+
+
+class Recorder(EmulatedDevice):
+    """Keeps the last launch instead of running it."""
+
+    def kernel(self, name: str, source: str) -> Any:
+        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: Any) -> None:
+            self.recorded = source, (blocks, *threads, shared, argument.nbytes), argument.copy()
+
+        return launch
+
+
+def finished(folder: Path, *without: str) -> subprocess.CompletedProcess[str]:
+    """The process that ran one launch, the text given taken out of the kernel."""
+    assert COMPILER is not None
+    device = Recorder()
+    backend = CUDABackend(device)
+    backend.methods = (TiledDirect(),)
+    x = on_device(np.arange(1200, dtype="f4").reshape(2, 20, 30))
+    k = on_device(np.ones((3, 3), "f4"))
+    y = api.plan_on(backend, "convolve", x, k, boundary="reflect")(x, k)
+    source, head, argument = device.recorded
+    for text in without:
+        assert source.count(text) == 1
+        source = source.replace(text, text.replace("__syncthreads();", ""))
+    code = '#include "emulator.h"\n' + source + BEHIND % "tiled" + (HERE / "race.cpp").read_text()
+    (folder / "race.cpp").write_text(code)
+    build = [COMPILER, "-std=c++17", "-O1", "-g", "-w", "-fsanitize=thread", f"-I{HERE}"]
+    built = subprocess.run(
+        [*build, "race.cpp", "-o", "race", "-lpthread"], cwd=folder, capture_output=True, text=True
+    )
+    if "tsan" in built.stderr:
+        pytest.skip(f"{COMPILER} has no ThreadSanitizer")
+    assert not built.returncode, built.stderr
+    head = np.array([*head, x.nbytes, y.nbytes, k.nbytes], np.uint64)
+    operands = head.tobytes() + argument.tobytes() + x.tobytes() + k.tobytes()
+    (folder / "launch").write_bytes(operands)
+    ran = subprocess.run(["./race", "launch"], cwd=folder, capture_output=True, text=True)
+    if "unexpected memory mapping" in ran.stderr:
+        pytest.skip("ThreadSanitizer cannot run with this system's address layout")
+    return ran
+
+
+def test_no_races(tmp_path: Path) -> None:
+    ran = finished(tmp_path)
+    assert ran.stdout.strip() == "finished", ran.stderr[-3000:]
+    assert "data race" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "barrier",
+    [
+        "__syncthreads();\n        load_tile",
+        "__syncthreads();\n        const Sum* under",
+        "__syncthreads();\n#pragma unroll\n    for (int a = 0; a < RY; ++a)\n#pragma unroll\n"
+        "        for (int b = 0; b < RX; ++b) tile",
+        "__syncthreads();\n    store_tile",
+    ],
+    ids=["before loading", "after loading", "before staging", "after staging"],
+)
+def test_every_barrier_is_needed(tmp_path: Path, barrier: str) -> None:
+    assert "data race" in finished(tmp_path, barrier).stderr
