@@ -1,0 +1,259 @@
+// Random convolutions against a plain loop, without Python, so that sanitizers see all of it.
+//
+//   fuzz SECONDS [SEED] [THREADS]
+//
+// prints the seed of a failure, which repeats it, and returns 1.  Instruction sets take turns.
+// With THREADS > 1 several callers share the pool.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <complex>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "direct.h"
+#include "dispatch.h"
+
+using namespace xconv;
+
+namespace {
+
+using Random = std::mt19937_64;
+
+ptrdiff_t pick(Random& random, std::initializer_list<ptrdiff_t> of) {
+  return of.begin()[random() % of.size()];
+}
+
+// An array of the given sizes with its axes in any order, some reversed or with gaps, that fills
+// its memory to the last byte: reading or writing past it is seen.
+struct Memory {
+  std::vector<char> bytes;
+  std::vector<ptrdiff_t> strides;
+  char* first = nullptr;
+
+  Memory(Random& random, const std::vector<ptrdiff_t>& sizes, ptrdiff_t item) : strides(sizes.size()) {
+    std::vector<size_t> order(sizes.size());
+    for (size_t a = 0; a < order.size(); ++a) order[a] = a;
+    std::shuffle(order.begin(), order.end(), random);
+    ptrdiff_t step = item * pick(random, {1, 1, 1, 2}), offset = 0;
+    ptrdiff_t total = item;
+    for (const size_t a : order) {
+      const bool reversed = random() % 5 == 0;
+      strides[a] = reversed ? -step : step;
+      if (reversed) offset += std::max(sizes[a] - 1, ptrdiff_t(0)) * step;
+      total += std::max(sizes[a] - 1, ptrdiff_t(0)) * step;
+      step *= std::max(sizes[a], ptrdiff_t(1)) * pick(random, {1, 1, 1, 2});
+    }
+    bytes.resize(size_t(total));
+    first = bytes.data() + offset;
+  }
+};
+
+struct Walk {  // all indices of an array, the last axis fastest
+  const std::vector<ptrdiff_t>& sizes;
+  std::vector<ptrdiff_t> at;
+  explicit Walk(const std::vector<ptrdiff_t>& s) : sizes(s), at(s.size(), 0) {}
+  bool next() {
+    for (size_t a = sizes.size(); a-- > 0;) {
+      if (++at[a] < sizes[a]) return true;
+      at[a] = 0;
+    }
+    return false;
+  }
+};
+
+ptrdiff_t continued(ptrdiff_t i, ptrdiff_t n, Boundary boundary) {
+  while (i < 0 || i >= n) {  // one reflection or turn at a time
+    switch (boundary) {
+      case Boundary::constant: return -1;
+      case Boundary::nearest: i = i < 0 ? 0 : n - 1; break;
+      case Boundary::wrap: i += i < 0 ? n : -n; break;
+      case Boundary::reflect: i = i < 0 ? -1 - i : 2 * n - 1 - i; break;
+      case Boundary::mirror: i = n == 1 ? 0 : i < 0 ? -i : 2 * n - 2 - i; break;
+    }
+  }
+  return i;
+}
+
+// Values are small integers, so that every arithmetic but the 8-bit ones is exact, and those wrap.
+template <class T>
+void put(char* at, long value, long imaginary) {
+  T v;
+  if constexpr (std::is_same_v<T, std::complex<float>> || std::is_same_v<T, std::complex<double>>) {
+    v = T(typename T::value_type(value), typename T::value_type(imaginary));
+  } else {
+    v = T(value);
+  }
+  std::memcpy(at, &v, sizeof v);
+}
+
+void put_value(Type type, char* at, long value, long imaginary) {
+  static const uint16_t halves[4] = {0, 0x3c00, 0x4000, 0x4200};  // 0 to 3
+  switch (type) {
+    case Type::boolean: return put<uint8_t>(at, value != 0, 0);
+    case Type::int8: return put<int8_t>(at, value, 0);
+    case Type::uint8: return put<uint8_t>(at, value, 0);
+    case Type::int16: return put<int16_t>(at, value, 0);
+    case Type::uint16: return put<uint16_t>(at, value, 0);
+    case Type::int32: return put<int32_t>(at, value, 0);
+    case Type::uint32: return put<uint32_t>(at, value, 0);
+    case Type::int64: return put<int64_t>(at, value, 0);
+    case Type::uint64: return put<uint64_t>(at, value, 0);
+    case Type::float16:
+      return put<uint16_t>(at, halves[std::abs(value) & 3] | (value < 0 ? 0x8000 : 0), 0);
+    case Type::float32: return put<float>(at, value, 0);
+    case Type::float64: return put<double>(at, value, 0);
+    case Type::complex64: return put<std::complex<float>>(at, value, imaginary);
+    case Type::complex128: return put<std::complex<double>>(at, value, imaginary);
+  }
+}
+
+bool is_complex(Type type) { return type == Type::complex64 || type == Type::complex128; }
+
+bool one(uint64_t seed, const Isa& isa) {
+  Random random(seed);
+  Spec spec;
+  spec.y_type = Type(random() % types);
+  do {
+    spec.x_type = Type(random() % types);
+  } while (!isa.load[int(spec.x_type)][int(number_of(spec.y_type))]);
+  spec.kernel_is_real = is_complex(spec.y_type) && random() % 2;
+  spec.spatial = int(pick(random, {1, 2, 2, 3}));
+  spec.boundary = Boundary(random() % 5);
+  const auto rank = size_t(spec.spatial);
+  const int batch = int(pick(random, {0, 1, 1, 2}));
+
+  std::vector<ptrdiff_t> x_sizes, y_sizes, w_sizes;
+  for (int b = 0; b < batch; ++b) {
+    x_sizes.push_back(pick(random, {1, 2, 3, 9, 35}) / (b + 1) + (b > 0));
+  }
+  y_sizes = x_sizes;
+  w_sizes = {pick(random, {1, 1, 2}), pick(random, {1, 1, 2, 5}), pick(random, {1, 1, 3})};
+  x_sizes.insert(x_sizes.end(), {w_sizes[0], w_sizes[2]});
+  y_sizes.insert(y_sizes.end(), {w_sizes[0], w_sizes[1]});
+  const ptrdiff_t longest[] = {0, 120, 22, 7};
+  for (size_t s = 0; s < rank; ++s) {
+    const ptrdiff_t n = 1 + ptrdiff_t(random() % uint64_t(longest[rank]));
+    const ptrdiff_t k = 1 + ptrdiff_t(random() % (rank == 3 ? 3 : 7));
+    const ptrdiff_t stride = pick(random, {1, 1, 1, 2, 3}), dilation = pick(random, {1, 1, 1, 2, 4});
+    const ptrdiff_t extent = (k - 1) * dilation + 1;
+    const ptrdiff_t low = pick(random, {0, 0, extent / 2, extent - 1, n + 3});
+    const ptrdiff_t high = std::max(pick(random, {0, 0, extent / 2, n}), extent - n - low);
+    x_sizes.push_back(n);
+    w_sizes.push_back(k);
+    y_sizes.push_back((n + low + high - extent) / stride + 1);
+    spec.stride.push_back(stride);
+    spec.dilation.push_back(dilation);
+    spec.pad.push_back(low);
+  }
+  spec.kernel = w_sizes;
+  for (size_t a = 0; a < x_sizes.size(); ++a) {
+    spec.x_axes.push_back({x_sizes[a], int(a), 1});
+    spec.y_axes.push_back({y_sizes[a], int(a), 1});
+  }
+  const bool boolean = spec.y_type == Type::boolean;
+  const long fill = boolean ? 1 : 2;
+  Type fill_type = spec.y_type == Type::float16 ? Type::float32 : spec.y_type;
+  put_value(fill_type, reinterpret_cast<char*>(spec.fill), fill, 0);
+
+  using Complex = std::complex<double>;
+  Memory x(random, x_sizes, size_of(spec.x_type)), y(random, y_sizes, size_of(spec.y_type));
+  auto offset = [](const Memory& m, const std::vector<ptrdiff_t>& at) {
+    ptrdiff_t o = 0;
+    for (size_t a = 0; a < at.size(); ++a) o += at[a] * m.strides[a];
+    return o;
+  };
+  std::vector<Complex> x_values;
+  for (Walk walk(x_sizes);;) {
+    const long re = long(random() % 4), im = is_complex(spec.x_type) ? long(random() % 4) : 0;
+    put_value(spec.x_type, x.first + offset(x, walk.at), re, im);
+    x_values.emplace_back(spec.x_type == Type::boolean ? double(re != 0) : double(re), double(im));
+    if (!walk.next()) break;
+  }
+  Type w_type = fill_type;
+  if (spec.kernel_is_real) w_type = w_type == Type::complex64 ? Type::float32 : Type::float64;
+  ptrdiff_t w_count = 1;
+  for (const ptrdiff_t n : w_sizes) w_count *= n;
+  std::vector<char> w(size_t(w_count * size_of(w_type)));
+  std::vector<Complex> w_values;
+  for (ptrdiff_t i = 0; i < w_count; ++i) {
+    const long re = long(random() % 4), im = is_complex(w_type) ? long(random() % 4) : 0;
+    put_value(w_type, w.data() + i * size_of(w_type), re, im);
+    w_values.emplace_back(boolean ? double(re != 0) : double(re), double(im));
+  }
+
+  const Direct direct(spec, isa);
+  const int workers = int(pick(random, {1, 2, 3}));
+  const size_t memory = direct.least(workers) + size_t(pick(random, {0, 0, 3000, 1 << 26}));
+  direct.run({x.first, x.strides.data()}, w.data(), {y.first, y.strides.data()}, workers, memory,
+             nullptr);
+
+  const size_t lead = size_t(batch) + 2;
+  const std::vector<ptrdiff_t> taps(w_sizes.begin() + 2, w_sizes.end());
+  for (Walk out(y_sizes);;) {
+    Complex sum = 0;
+    for (Walk tap(taps);;) {
+      std::vector<ptrdiff_t> at(out.at.begin(), out.at.begin() + batch + 1);
+      at.push_back(tap.at[0]);
+      bool outside = false;
+      for (size_t s = 0; s < rank; ++s) {
+        const ptrdiff_t i = out.at[lead + s] * spec.stride[s] + tap.at[1 + s] * spec.dilation[s] - spec.pad[s];
+        at.push_back(continued(i, x_sizes[lead + s], spec.boundary));
+        outside |= at.back() < 0;
+      }
+      ptrdiff_t xi = 0, wi = out.at[size_t(batch)] * w_sizes[1] + out.at[lead - 1];
+      for (size_t a = 0; a < at.size(); ++a) xi = xi * x_sizes[a] + at[a];
+      for (size_t a = 0; a < taps.size(); ++a) wi = wi * taps[a] + tap.at[a];
+      Complex value = outside ? Complex(double(fill)) : x_values[size_t(xi)];
+      if (boolean) value = value != 0.0;
+      sum += value * w_values[size_t(wi)];
+      if (!tap.next()) break;
+    }
+    char right[16] = {};
+    if (spec.y_type == Type::float16) {  // through the core's own rounding of small integers
+      const float f = float(sum.real());
+      isa.store[int(Number::half)](&f, right, 2, 1);
+    } else {
+      put_value(spec.y_type, right, boolean ? sum != 0.0 : long(sum.real()), long(sum.imag()));
+    }
+    if (std::memcmp(right, y.first + offset(y, out.at), size_t(size_of(spec.y_type))) != 0) {
+      std::fprintf(stderr, "seed %llu on %s: %s of %s is wrong\n", (unsigned long long)seed, isa.name,
+                   type_name(spec.y_type), type_name(spec.x_type));
+      return false;
+    }
+    if (!out.next()) break;
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const double seconds = argc > 1 ? std::atof(argv[1]) : 10;
+  const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1;
+  const int threads = argc > 3 ? std::atoi(argv[3]) : 1;
+  std::atomic<uint64_t> next{seed};
+  std::atomic<bool> failed{false};
+  const auto start = std::chrono::steady_clock::now();
+  auto work = [&] {
+    do {
+      const uint64_t n = next++;
+      for (const Isa* isa : available_isas()) {
+        if (!one(n, *isa)) failed = true;
+      }
+    } while (!failed &&
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds);
+  };
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; ++t) others.emplace_back(work);
+  work();
+  for (std::thread& thread : others) thread.join();
+  std::printf("%llu problems on %zu instruction sets: %s\n", (unsigned long long)(next - seed),
+              available_isas().size(), failed ? "failed" : "all right");
+  return failed;
+}

@@ -1,0 +1,42 @@
+"""Types of the compiled module; direct.h says what it computes."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+from numpy.typing import NDArray
+
+class KernelRow(TypedDict):
+    name: str
+    op: str
+    dtype: str
+    rows: int
+    vectors: int
+    isa: str
+
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def kernels() -> list[KernelRow]: ...
+def cpu_count() -> int: ...
+def fma_peak(dtype: str, seconds: float) -> float: ...
+
+class Direct:
+    def __init__(
+        self,
+        x_dtype: str,
+        dtype: str,
+        x_axes: Sequence[tuple[int, int, int]],
+        y_axes: Sequence[tuple[int, int, int]],
+        nspatial: int,
+        kernel_shape: Sequence[int],
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        pad_lo: Sequence[int],
+        boundary: int,
+        cval: complex | float | int,
+        kernel_is_real: bool = False,
+    ) -> None: ...
+    def run(
+        self, x: NDArray[Any], k: NDArray[Any], out: NDArray[Any], workers: int, max_memory: int
+    ) -> None: ...
+    def scratch(self, workers: int) -> int: ...
+    def least(self, workers: int = 1) -> int: ...
