@@ -27,9 +27,11 @@ def markdown(records: list[Record]) -> str:
 def summary(records: list[Record], folder: str) -> str:
     """The README's section: the machine, the first table, and where xconv loses."""
     met = [target.met(value) for target, value in verdicts(records)]
+    suites = dict.fromkeys(r["case"]["suite"] for r in records if "case" in r)
     return "\n\n".join([
         "## Benchmarks",
-        "Made by `xconv bench --suite all`; every figure, with spread, scratch memory and error, "
+        f"Made by `xconv bench` (suites {', '.join(suites)}); every figure, with spread, scratch "
+        "memory and error, "
         f"is in [{folder}]({folder}/results.md), as a page with plots in "
         f"[results.html]({folder}/results.html). Run it on your own machine: `xconv bench`.",
         machine(records),
