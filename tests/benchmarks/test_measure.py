@@ -15,9 +15,11 @@ from xconv.bench.measure import Budget, in_turn, scratch, summary
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=60))
 def test_summary_is_numpys_percentiles(seconds):
     timing = summary(seconds)
-    assert timing.median == np.median(seconds)
-    assert timing.low == np.quantile(seconds, 0.25)
-    assert timing.high == np.quantile(seconds, 0.75)
+    # Interpolation may round differently by one place of the largest sample.
+    near = 2 * np.finfo(float).eps * max(seconds)
+    assert abs(timing.median - np.median(seconds)) <= near
+    assert abs(timing.low - np.quantile(seconds, 0.25)) <= near
+    assert abs(timing.high - np.quantile(seconds, 0.75)) <= near
     assert timing.best == min(seconds)
     assert timing.samples == len(seconds)
 
