@@ -17,9 +17,7 @@ def main(sigma=(1.5, 1.5, 1.0)):
     psf /= psf.sum()
     # T is a batch axis here, and every letter but N, B, C is convolved: so call it N.
     blurred = xconv.convolve(volumes, psf, layout="XYZN", mode="same", boundary="nearest")
-    print(
-        f"{volumes.shape} by {psf.shape}: deviation {volumes.std():.1f} to {blurred.std():.1f}"
-    )
+    print(f"{volumes.shape} by {psf.shape}: deviation {volumes.std():.1f} to {blurred.std():.1f}")
     return blurred
 
 

@@ -1,5 +1,6 @@
 """Convolve batches of signals, images and volumes, in any axis layout, on CPU and CUDA."""
 
+from .adjoint import gradients, input_gradient, kernel_gradient, transpose_convolve
 from .api import convolve, correlate, plan
 from .errors import (
     ArgumentError,
@@ -9,7 +10,6 @@ from .errors import (
     MethodRefused,
     XconvError,
 )
-from .adjoint import gradients, input_gradient, kernel_gradient, transpose_convolve
 from .plan import Plan, Spec
 
 __version__ = "0.1.0"
