@@ -87,7 +87,7 @@ extern "C" int emulated_launch(
     emulated_threads = {threads[0], threads[1], 1};
     emulated_blocks = {blocks, 1, 1};
     std::vector<Fiber> fibers(threads[0] * threads[1]);
-    const size_t stack = 256 << 10;
+    const size_t stack = 64 << 10;
     std::unique_ptr<unsigned char[]> stacks(new unsigned char[fibers.size() * stack]);
     for (unsigned block = 0; block < blocks; ++block) {
         emulated_block = {block, 0, 0};

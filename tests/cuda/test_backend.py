@@ -190,3 +190,20 @@ def test_a_cache_folder_that_cannot_be_written_does_no_harm(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XCONV_CACHE_DIR", str(tmp_path / "file"))
     assert device._cached("a", (), lambda source, options: b"binary") == b"binary"
+
+
+@emulated
+def test_parts_of_a_batch_and_other_strides_through_one_plan() -> None:
+    """What a plan remembers of one call is not used for arrays that lie otherwise."""
+    backend = CUDABackend(EmulatedDevice())
+    k = np.ones((3, 3), "f4")
+    images = np.arange(7 * 20 * 20, dtype="f4").reshape(7, 20, 20)
+    x = on_device(images.copy())
+    plan = api.plan_on(
+        backend, "convolve", x, k, mode="same", method="direct", max_memory=3 * 20 * 20 * 4
+    )
+    expected = np.asarray(plan(x)).copy()
+    other = on_device(np.ascontiguousarray(images.transpose(2, 1, 0))).transpose(2, 1, 0)
+    np.testing.assert_array_equal(np.asarray(plan(other)), expected)
+    assert plan(x, out=x) is x  # in parts of 3, 3 and 1 images
+    np.testing.assert_array_equal(np.asarray(x), expected)

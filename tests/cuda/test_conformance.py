@@ -31,16 +31,16 @@ def test_general_kernel_with_every_dtype() -> None:
 
 def test_tiled_kernel() -> None:
     backend = backend_with(TiledDirect())
-    report = check_backend(backend, on_device, dtypes=("float32",), count=60)
+    report = check_backend(backend, on_device, dtypes=("float32",), count=40)
     assert set(backend.device.launches) == {"tiled"}
     assert not report.refused
 
 
 def test_fft_separable_and_array_operations() -> None:
     backend = backend_with(*CUDABackend.methods[2:])
-    report = check_backend(backend, on_device, dtypes=("float32",), count=60)
+    report = check_backend(backend, on_device, dtypes=("float32",), count=20)
     assert report.passed["fft"] > 100
-    assert report.passed["separable"] > 50
+    assert report.passed["separable"] > 30
     assert set(report.refused) == {"separable"}
 
 

@@ -34,7 +34,7 @@ def finished(folder: Path, *without: str) -> subprocess.CompletedProcess[str]:
     device = Recorder()
     backend = CUDABackend(device)
     backend.methods = (TiledDirect(),)
-    x = on_device(np.arange(1200, dtype="f4").reshape(2, 20, 30))
+    x = on_device(np.arange(12000, dtype="f4").reshape(20, 20, 30))
     k = on_device(np.ones((3, 3), "f4"))
     y = api.plan_on(backend, "convolve", x, k, boundary="reflect")(x, k)
     source, head, argument = device.recorded
@@ -77,4 +77,9 @@ def test_no_races(tmp_path: Path) -> None:
     ids=["before loading", "after loading", "before staging", "after staging"],
 )
 def test_every_barrier_is_needed(tmp_path: Path, barrier: str) -> None:
-    assert "data race" in finished(tmp_path, barrier).stderr
+    # The sanitizer remembers the last few accesses to each address, so it may miss a race once.
+    for _ in range(3):
+        report = finished(tmp_path, barrier).stderr
+        if "data race" in report:
+            return
+    pytest.fail(f"no race was found: {report[-3000:]}")

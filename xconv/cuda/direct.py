@@ -14,7 +14,7 @@ from ..problem import Axis, Problem, Work, itemsize
 from . import tiling
 from .device import Device
 from .geometry import Geometry, geometry
-from .launch import any_launch, any_refusal, tiled_launch
+from .launch import Launch, any_launch, any_refusal, tiled_launch
 from .source import sum_dtype, supported
 from .weights import Weights
 
@@ -76,10 +76,25 @@ def run_any(
 
 def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:
     """Launch the tiled kernel; False where these strides or this device do not suit it."""
+    # The shape too: a plan may run its problem on parts of the batch.
+    key = device.number(), x.shape, x.strides, y.strides
+    if key not in weights.launches:
+        weights.launches[key] = _tiled(device, problem, weights, x, y)
+    launch = weights.launches[key]
+    if launch is None:
+        return False
+    if launch.filters and weights.host is not None:
+        launch(device.pointer(x), device.pointer(y), filters=weights.host.ravel())
+    else:
+        launch(device.pointer(x), device.pointer(y), weights.pointer(device))
+    return True
+
+
+def _tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> Launch | None:
     where = _geometry(problem, steps(x, problem.x_axes), steps(y, problem.y_axes))
     if tiling.refusal(where):
-        return False
-    launch = tiled_launch(
+        return None
+    return tiled_launch(
         device,
         where,
         problem.x_dtype,
@@ -89,13 +104,6 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
         device.specialise and where.outputs * where.taps >= _WORTH_COMPILING,
         device.number(),
     )
-    if launch is None:
-        return False
-    if launch.filters and weights.host is not None:
-        launch(device.pointer(x), device.pointer(y), filters=weights.host.ravel())
-    else:
-        launch(device.pointer(x), device.pointer(y), weights.pointer(device))
-    return True
 
 
 def kernel_refusal(problem: Problem) -> str | None:

@@ -35,18 +35,19 @@ class Launch:
     shared: int
     argument: np.ndarray[Any, Any]
     filters: int = 0
-    """Weights that are passed by value."""
+    """Weights that are passed by value, at the end of the argument."""
 
-    def __call__(
-        self, x: int, y: int, w: int = 0, skip: int = 0, filters: np.ndarray[Any, Any] | None = None
-    ) -> None:
-        """Run on the memory at these addresses, on the current stream."""
-        argument = self.argument.copy()
-        argument["x"], argument["y"], argument["w"] = x, y, w
-        if skip:
-            argument["skip"] = skip
-        if self.filters:
-            argument["filter"] = filters
+    def __call__(self, *addresses: int, filters: np.ndarray[Any, Any] | None = None) -> None:
+        """Run on the memory at the addresses of x, y, the weights and the flags.
+
+        The work is ordered on the current stream.  Both structs begin with the addresses.
+        """
+        argument = np.frombuffer(bytearray(self.argument), np.uint64)
+        argument[: len(addresses)] = addresses
+        if filters is not None:
+            at = self.argument.dtype.fields["filter"][1]
+            held = argument.view(np.uint8)[at : at + filters.nbytes]
+            held[...] = filters.view(np.uint8)
         self.kernel(self.blocks, self.threads, self.shared, argument)
 
 

@@ -38,6 +38,8 @@ class Weights:
         """Contiguous, of the dtype of the sums; None where the kernel came on a device."""
         if not on_device:
             self.host = np.ascontiguousarray(weights, self._total)
+        self.launches: dict[Any, Any] = {}
+        """Launches by device and strides, found without looking at the problem again."""
         self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
 
     def kept(self, device: Device, name: str, make: Callable[[Any], Any], dtype: Any) -> Any:
