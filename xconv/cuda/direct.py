@@ -21,7 +21,7 @@ from .weights import Weights
 __all__ = ["AnyDirect", "TiledDirect", "kernel_refusal", "run_any", "run_tiled"]
 
 _WORTH_COMPILING = 1 << 26
-"""Multiply-adds from which a kernel is compiled for its taps: NVRTC takes about a second."""
+"""Multiply-adds from which a kernel is compiled for its taps: NVRTC takes seconds for it."""
 
 
 def steps(array: Any, axes: Sequence[Axis]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ skips the other images computes such ones directly, so that no stream is waited 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
-from ..problem import Problem
+from ..problem import Problem, Work, itemsize
 from . import tiling
 from .direct import kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
@@ -115,6 +116,16 @@ class SeparablePasses(_OnViews, Separable):
 
     def refuses(self, problem: Problem) -> str | None:
         return Separable.refuses(self, problem) or kernel_refusal(problem)
+
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        work = super().work(problem, limits, facts)
+        amounts = dict(work.amounts)
+        # One launch for all taps of a pass; gathering and storing take about three more.
+        amounts["calls"] *= (problem.spatial + 3) / sum(problem.kernel)
+        elements = math.prod(problem.x_shape) + math.prod(problem.y_shape)
+        passes = (facts.rank if facts else 1) * problem.spatial + 1
+        amounts["memory"] = float(elements * itemsize(problem.accumulator) * passes)
+        return replace(work, amounts=tuple(amounts.items()))
 
     def repair(
         self,
