@@ -78,7 +78,9 @@ class CPUBackend(Backend):
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, np.ndarray | np.generic | list | tuple | int | float | complex) or (
-            hasattr(x, "__array__") and not hasattr(x, "__dlpack__")
+            hasattr(x, "__array__")
+            and not hasattr(x, "__dlpack__")
+            and not hasattr(x, "__cuda_array_interface__")
         )
 
     def version(self) -> str:
