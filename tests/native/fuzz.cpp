@@ -36,7 +36,8 @@ struct Memory {
   std::vector<ptrdiff_t> strides;
   char* first = nullptr;
 
-  Memory(Random& random, const std::vector<ptrdiff_t>& sizes, ptrdiff_t item) : strides(sizes.size()) {
+  Memory(Random& random, const std::vector<ptrdiff_t>& sizes, ptrdiff_t item)
+      : strides(sizes.size()) {
     std::vector<size_t> order(sizes.size());
     for (size_t a = 0; a < order.size(); ++a) order[a] = a;
     std::shuffle(order.begin(), order.end(), random);
@@ -70,11 +71,20 @@ struct Walk {  // all indices of an array, the last axis fastest
 ptrdiff_t continued(ptrdiff_t i, ptrdiff_t n, Boundary boundary) {
   while (i < 0 || i >= n) {  // one reflection or turn at a time
     switch (boundary) {
-      case Boundary::constant: return -1;
-      case Boundary::nearest: i = i < 0 ? 0 : n - 1; break;
-      case Boundary::wrap: i += i < 0 ? n : -n; break;
-      case Boundary::reflect: i = i < 0 ? -1 - i : 2 * n - 1 - i; break;
-      case Boundary::mirror: i = n == 1 ? 0 : i < 0 ? -i : 2 * n - 2 - i; break;
+      case Boundary::constant:
+        return -1;
+      case Boundary::nearest:
+        i = i < 0 ? 0 : n - 1;
+        break;
+      case Boundary::wrap:
+        i += i < 0 ? n : -n;
+        break;
+      case Boundary::reflect:
+        i = i < 0 ? -1 - i : 2 * n - 1 - i;
+        break;
+      case Boundary::mirror:
+        i = n == 1 ? 0 : i < 0 ? -i : 2 * n - 2 - i;
+        break;
     }
   }
   return i;
@@ -95,21 +105,34 @@ void put(char* at, long value, long imaginary) {
 void put_value(Type type, char* at, long value, long imaginary) {
   static const uint16_t halves[4] = {0, 0x3c00, 0x4000, 0x4200};  // 0 to 3
   switch (type) {
-    case Type::boolean: return put<uint8_t>(at, value != 0, 0);
-    case Type::int8: return put<int8_t>(at, value, 0);
-    case Type::uint8: return put<uint8_t>(at, value, 0);
-    case Type::int16: return put<int16_t>(at, value, 0);
-    case Type::uint16: return put<uint16_t>(at, value, 0);
-    case Type::int32: return put<int32_t>(at, value, 0);
-    case Type::uint32: return put<uint32_t>(at, value, 0);
-    case Type::int64: return put<int64_t>(at, value, 0);
-    case Type::uint64: return put<uint64_t>(at, value, 0);
+    case Type::boolean:
+      return put<uint8_t>(at, value != 0, 0);
+    case Type::int8:
+      return put<int8_t>(at, value, 0);
+    case Type::uint8:
+      return put<uint8_t>(at, value, 0);
+    case Type::int16:
+      return put<int16_t>(at, value, 0);
+    case Type::uint16:
+      return put<uint16_t>(at, value, 0);
+    case Type::int32:
+      return put<int32_t>(at, value, 0);
+    case Type::uint32:
+      return put<uint32_t>(at, value, 0);
+    case Type::int64:
+      return put<int64_t>(at, value, 0);
+    case Type::uint64:
+      return put<uint64_t>(at, value, 0);
     case Type::float16:
       return put<uint16_t>(at, halves[std::abs(value) & 3] | (value < 0 ? 0x8000 : 0), 0);
-    case Type::float32: return put<float>(at, value, 0);
-    case Type::float64: return put<double>(at, value, 0);
-    case Type::complex64: return put<std::complex<float>>(at, value, imaginary);
-    case Type::complex128: return put<std::complex<double>>(at, value, imaginary);
+    case Type::float32:
+      return put<float>(at, value, 0);
+    case Type::float64:
+      return put<double>(at, value, 0);
+    case Type::complex64:
+      return put<std::complex<float>>(at, value, imaginary);
+    case Type::complex128:
+      return put<std::complex<double>>(at, value, imaginary);
   }
 }
 
@@ -140,7 +163,8 @@ bool one(uint64_t seed, const Isa& isa) {
   for (size_t s = 0; s < rank; ++s) {
     const ptrdiff_t n = 1 + ptrdiff_t(random() % uint64_t(longest[rank]));
     const ptrdiff_t k = 1 + ptrdiff_t(random() % (rank == 3 ? 3 : 7));
-    const ptrdiff_t stride = pick(random, {1, 1, 1, 2, 3}), dilation = pick(random, {1, 1, 1, 2, 4});
+    const ptrdiff_t stride = pick(random, {1, 1, 1, 2, 3}),
+                    dilation = pick(random, {1, 1, 1, 2, 4});
     const ptrdiff_t extent = (k - 1) * dilation + 1;
     const ptrdiff_t low = pick(random, {0, 0, extent / 2, extent - 1, n + 3});
     const ptrdiff_t high = std::max(pick(random, {0, 0, extent / 2, n}), extent - n - low);
@@ -202,7 +226,8 @@ bool one(uint64_t seed, const Isa& isa) {
       at.push_back(tap.at[0]);
       bool outside = false;
       for (size_t s = 0; s < rank; ++s) {
-        const ptrdiff_t i = out.at[lead + s] * spec.stride[s] + tap.at[1 + s] * spec.dilation[s] - spec.pad[s];
+        const ptrdiff_t i =
+            out.at[lead + s] * spec.stride[s] + tap.at[1 + s] * spec.dilation[s] - spec.pad[s];
         at.push_back(continued(i, x_sizes[lead + s], spec.boundary));
         outside |= at.back() < 0;
       }
@@ -222,8 +247,8 @@ bool one(uint64_t seed, const Isa& isa) {
       put_value(spec.y_type, right, boolean ? sum != 0.0 : long(sum.real()), long(sum.imag()));
     }
     if (std::memcmp(right, y.first + offset(y, out.at), size_t(size_of(spec.y_type))) != 0) {
-      std::fprintf(stderr, "seed %llu on %s: %s of %s is wrong\n", (unsigned long long)seed, isa.name,
-                   type_name(spec.y_type), type_name(spec.x_type));
+      std::fprintf(stderr, "seed %llu on %s: %s of %s is wrong\n", (unsigned long long)seed,
+                   isa.name, type_name(spec.y_type), type_name(spec.x_type));
       return false;
     }
     if (!out.next()) break;
@@ -247,7 +272,8 @@ int main(int argc, char** argv) {
         if (!one(n, *isa)) failed = true;
       }
     } while (!failed &&
-             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds);
+             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <
+                 seconds);
   };
   std::vector<std::thread> others;
   for (int t = 1; t < threads; ++t) others.emplace_back(work);

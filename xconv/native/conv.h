@@ -30,15 +30,36 @@ using std::size_t;
 
 // Element types of arrays.
 enum class Type : int {
-  boolean, int8, uint8, int16, uint16, int32, uint32, int64, uint64,
-  float16, float32, float64, complex64, complex128
+  boolean,
+  int8,
+  uint8,
+  int16,
+  uint16,
+  int32,
+  uint32,
+  int64,
+  uint64,
+  float16,
+  float32,
+  float64,
+  complex64,
+  complex128
 };
 constexpr int types = 14;
 
 // What the arithmetic is done in.  Signed and unsigned integers are the same modulo 2^bits;
 // `half` is float32 arithmetic on values that are rounded to float16 when loaded and stored.
 enum class Number : int {
-  float32, float64, complex64, complex128, uint8, uint16, uint32, uint64, boolean, half
+  float32,
+  float64,
+  complex64,
+  complex128,
+  uint8,
+  uint16,
+  uint32,
+  uint64,
+  boolean,
+  half
 };
 constexpr int numbers = 10;
 constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels

@@ -37,7 +37,9 @@ std::vector<ptrdiff_t> shape_of(const std::vector<Axis>& axes, const char* name)
       refuse(std::string(name) + " axes refer to axis " + std::to_string(axis.of) +
              "; an array has at most 64");
     }
-    if (axis.of < 0 && axis.size != 1) refuse(std::string(name) + " axis that is absent has a size other than 1");
+    if (axis.of < 0 && axis.size != 1) {
+      refuse(std::string(name) + " axis that is absent has a size other than 1");
+    }
     if (axis.of >= int(shape.size())) shape.resize(size_t(axis.of) + 1, 1);
   }
   for (int j = 0; j < int(shape.size()); ++j) {
@@ -56,19 +58,11 @@ std::vector<ptrdiff_t> shape_of(const std::vector<Axis>& axes, const char* name)
 }  // namespace
 
 Number number_of(Type result) {
-  switch (result) {
-    case Type::boolean: return Number::boolean;
-    case Type::int8: case Type::uint8: return Number::uint8;
-    case Type::int16: case Type::uint16: return Number::uint16;
-    case Type::int32: case Type::uint32: return Number::uint32;
-    case Type::int64: case Type::uint64: return Number::uint64;
-    case Type::float16: return Number::half;
-    case Type::float32: return Number::float32;
-    case Type::float64: return Number::float64;
-    case Type::complex64: return Number::complex64;
-    case Type::complex128: return Number::complex128;
-  }
-  return Number::float64;
+  static constexpr Number of[types] = {
+      Number::boolean, Number::uint8,   Number::uint8,     Number::uint16,    Number::uint16,
+      Number::uint32,  Number::uint32,  Number::uint64,    Number::uint64,    Number::half,
+      Number::float32, Number::float64, Number::complex64, Number::complex128};
+  return of[int(result)];
 }
 
 ptrdiff_t size_of(Type type) {
@@ -90,9 +84,10 @@ Direct::Direct(Spec given, const Isa& isa_) : spec(std::move(given)), isa(isa_) 
   if (spec.kernel_is_real && !complex) refuse("kernel_is_real is for complex results");
   reals = complex ? 2 : 1;
   real_bytes = size_of(number) / reals;
-  arithmetic = int(number == Number::half ? Number::float32
-                   : !spec.kernel_is_real ? number
-                   : number == Number::complex64 ? Number::float32 : Number::float64);
+  arithmetic = int(number == Number::half        ? Number::float32
+                   : !spec.kernel_is_real        ? number
+                   : number == Number::complex64 ? Number::float32
+                                                 : Number::float64);
   lanes_per_vector = isa.vector_bytes / size_of(number);
 
   const int rank = spec.spatial;
@@ -132,8 +127,8 @@ Direct::Direct(Spec given, const Isa& isa_) : spec(std::move(given)), isa(isa_) 
   for (int s = 0; s < rank; ++s) {
     const auto i = size_t(s), at = size_t(batch + 2 + s);
     Extent& e = extents[batch + 1 + s];
-    e = {spec.y_axes[at].size, spec.x_axes[at].size, spec.kernel[i + 3], spec.stride[i],
-         spec.dilation[i],     spec.pad[i]};
+    e = {spec.y_axes[at].size, spec.x_axes[at].size, spec.kernel[i + 3],
+         spec.stride[i],       spec.dilation[i],     spec.pad[i]};
     check_between("kernel size", e.taps, 1);
     check_between("stride", e.stride, 1);
     check_between("dilation", e.dilation, 1);

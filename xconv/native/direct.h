@@ -86,9 +86,9 @@ class Direct {
   ptrdiff_t lanes_per_vector;  // in elements
   int batch;                   // axes
   ptrdiff_t groups, outputs, inputs;
-  ptrdiff_t taps;              // of one input channel
-  Extent extents[max_axes];    // batch..., G, spatial...
-  int axes;                    // how many of them
+  ptrdiff_t taps;            // of one input channel
+  Extent extents[max_axes];  // batch..., G, spatial...
+  int axes;                  // how many of them
 
  private:
   std::vector<ptrdiff_t> x_shape_, y_shape_;

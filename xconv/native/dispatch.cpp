@@ -20,8 +20,7 @@ bool has_f16c() {
 // __builtin_cpu_supports also asks whether the operating system saves the registers.
 bool runs(const Isa* isa) {
 #if defined(__x86_64__)
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (isa == &isa_avx2) return avx2;
   if (isa == &isa_avx512) {
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -16,7 +16,7 @@ constexpr int vector_bytes = 16;
 namespace shape {
 constexpr int real_rows = 6, real_vectors = 4;
 constexpr int complex_rows = 3, complex_vectors = 4;
-constexpr int integer_rows = 4, integer_vectors = 3;
+constexpr int integer_rows = 4, integer_vectors = 2;
 }  // namespace shape
 
 INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
@@ -53,4 +53,4 @@ constinit const Isa isa_baseline = baseline::table("neon");
 #else
 constinit const Isa isa_baseline = baseline::table("sse2");
 #endif
-}
+}  // namespace xconv

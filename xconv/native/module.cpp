@@ -34,18 +34,24 @@ Type parse_type(const std::string& name) {
 // The element type of a buffer in native byte order, or -1.
 int parse_format(const char* format, ptrdiff_t size) {
   if (!format) return int(Type::uint8);
-  if (*format == '@' || *format == '=' || *format == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>')) {
+  if (*format == '@' || *format == '=' ||
+      *format == (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? '<' : '>')) {
     ++format;
   }
   const bool complex = *format == 'Z';
   if (complex) ++format;
   if (format[0] == 0 || format[1] != 0) return -1;
-  if (complex) return *format == 'f' ? int(Type::complex64) : *format == 'd' ? int(Type::complex128) : -1;
+  if (complex)
+    return *format == 'f' ? int(Type::complex64) : *format == 'd' ? int(Type::complex128) : -1;
   switch (*format) {
-    case '?': return int(Type::boolean);
-    case 'e': return int(Type::float16);
-    case 'f': return int(Type::float32);
-    case 'd': return int(Type::float64);
+    case '?':
+      return int(Type::boolean);
+    case 'e':
+      return int(Type::float16);
+    case 'f':
+      return int(Type::float32);
+    case 'd':
+      return int(Type::float64);
   }
   const bool is_signed = std::strchr("bhilq", *format), is_unsigned = std::strchr("BHILQ", *format);
   if (!is_signed && !is_unsigned) return -1;
@@ -57,7 +63,8 @@ int parse_format(const char* format, ptrdiff_t size) {
 class Buffer {
  public:
   Buffer(nb::handle array, const char* name, int flags) {
-    if (PyObject_GetBuffer(array.ptr(), &view_, flags | PyBUF_FORMAT) != 0) throw nb::python_error();
+    if (PyObject_GetBuffer(array.ptr(), &view_, flags | PyBUF_FORMAT) != 0)
+      throw nb::python_error();
     held_ = true;
     name_ = name;
   }
@@ -84,7 +91,8 @@ class Buffer {
     if (fits) return;
     auto text = [](const ptrdiff_t* sizes, size_t n) {
       std::string s = "(";
-      for (size_t a = 0; a < n; ++a) s += std::to_string(sizes[a]) + (a + 1 < n || n == 1 ? "," : "");
+      for (size_t a = 0; a < n; ++a)
+        s += std::to_string(sizes[a]) + (a + 1 < n || n == 1 ? "," : "");
       return s + ")";
     };
     throw nb::value_error((std::string(name_) + " has the shape " +
@@ -124,7 +132,9 @@ void set_fill(Spec& spec, nb::handle cval) {
     const Py_complex value = PyComplex_AsCComplex(cval.ptr());
     if (PyErr_Occurred()) throw nb::python_error();
     const double parts[2] = {value.real, value.imag};
-    put(number == Number::complex64 || number == Number::complex128 ? Type::complex128 : Type::float64, parts);
+    put(number == Number::complex64 || number == Number::complex128 ? Type::complex128
+                                                                    : Type::float64,
+        parts);
   }
 }
 
@@ -170,7 +180,8 @@ bool interrupted() {
   return PyErr_CheckSignals() != 0;
 }
 
-void run(const Direct& direct, nb::handle x, nb::handle k, nb::handle out, int workers, ptrdiff_t max_memory) {
+void run(const Direct& direct, nb::handle x, nb::handle k, nb::handle out, int workers,
+         ptrdiff_t max_memory) {
   const Buffer from(x, "x", PyBUF_STRIDES);
   const Buffer weights(k, "the kernel", PyBUF_C_CONTIGUOUS);
   const Buffer to(out, "out", PyBUF_STRIDES | PyBUF_WRITABLE);

@@ -19,9 +19,12 @@ ptrdiff_t modulo(ptrdiff_t a, ptrdiff_t n) {
 ptrdiff_t continued(ptrdiff_t i, ptrdiff_t n, Boundary boundary) {
   if (i >= 0 && i < n) return i;
   switch (boundary) {
-    case Boundary::constant: return -1;
-    case Boundary::nearest: return i < 0 ? 0 : n - 1;
-    case Boundary::wrap: return modulo(i, n);
+    case Boundary::constant:
+      return -1;
+    case Boundary::nearest:
+      return i < 0 ? 0 : n - 1;
+    case Boundary::wrap:
+      return modulo(i, n);
     case Boundary::reflect: {
       const ptrdiff_t m = modulo(i, 2 * n);
       return m < n ? m : 2 * n - 1 - m;

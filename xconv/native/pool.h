@@ -9,7 +9,7 @@ namespace xconv {
 int cpu_count();
 
 struct ParallelLoop {
-  std::ptrdiff_t count;                                      // of tasks, 0 to count - 1
+  std::ptrdiff_t count;                                       // of tasks, 0 to count - 1
   void (*task)(void* context, int worker, std::ptrdiff_t i);  // must not throw
   void* context;
   bool (*interrupted)();  // asked by the calling thread about every 100 ms; may be null

@@ -1,9 +1,9 @@
 #include "traversal.h"
 
 #include <algorithm>
-#include <string>
 #include <cmath>
 #include <cstdlib>
+#include <string>
 
 #include "pool.h"
 
@@ -52,7 +52,8 @@ void Traversal::set_loops() {
     loop.x = step(x_axes[size_t(b)], x_);
     loop.y = step(y_axes[size_t(b)], y_);
     int at = n_++;
-    for (; at > 0 && std::abs(loops_[at - 1].y) < std::abs(loop.y); --at) loops_[at] = loops_[at - 1];
+    for (; at > 0 && std::abs(loops_[at - 1].y) < std::abs(loop.y); --at)
+      loops_[at] = loops_[at - 1];
     loops_[at] = loop;
   }
   int merged = 0;
@@ -90,8 +91,7 @@ void Traversal::set_loops() {
     exact_y_ &= loop.y % d_.real_bytes == 0;
     const ptrdiff_t past = loop.inputs + loop.pad - loop.window(1);
     loop.inside_from = std::clamp(ceil_div(loop.pad, loop.stride), ptrdiff_t(0), loop.outputs);
-    loop.inside_to =
-        std::clamp(floor_div(past, loop.stride) + 1, loop.inside_from, loop.outputs);
+    loop.inside_to = std::clamp(floor_div(past, loop.stride) + 1, loop.inside_from, loop.outputs);
   }
 }
 
@@ -108,7 +108,8 @@ bool Traversal::lane_direct(int lane) const {
 // The axis that continues a run of the lane axis, or -1.
 int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   const Loop& l = loops_[lane];
-  const ptrdiff_t wasted = ceil_div(l.outputs, d_.lanes_per_vector) * d_.lanes_per_vector - l.outputs;
+  const ptrdiff_t wasted =
+      ceil_div(l.outputs, d_.lanes_per_vector) * d_.lanes_per_vector - l.outputs;
   if (!may_fold_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs || l.pad != 0 ||
       double(wasted) <= most_waste * double(l.outputs)) {
     return -1;
@@ -140,7 +141,9 @@ double Traversal::cost(int lane) const {
     for (int a = 0; a < n_; ++a) {
       if (loops_[a].taps == 1) continue;
       const double halo = double((loops_[a].taps - 1) * loops_[a].dilation);
-      const double outputs = a == lane ? double(loops_[a].outputs) : std::min(std::max(side - halo, 1.0), double(loops_[a].outputs));
+      const double outputs = a == lane
+                                 ? double(loops_[a].outputs)
+                                 : std::min(std::max(side - halo, 1.0), double(loops_[a].outputs));
       packed *= (outputs * double(loops_[a].stride) + halo) / outputs;
     }
     const bool contiguous = loops_[lane].x == size_of(d_.spec.x_type);
@@ -359,13 +362,16 @@ void Traversal::set_blocks(size_t max_memory) {
     return false;
   };
   if (row_ >= 0) {
-    for (ptrdiff_t rows = rows_; rows > 1 && !grow(loops_[row_], rows * spacing_);) rows = (rows + 1) / 2;
+    for (ptrdiff_t rows = rows_; rows > 1 && !grow(loops_[row_], rows * spacing_);)
+      rows = (rows + 1) / 2;
   }
   const ptrdiff_t longest = std::max(tile, run_bytes / rows_read);
   if (run.block * run_unit < tile) grow(run, ceil_div(tile, run_unit));
-  while (run.block < run.outputs && 2 * run.block * run_unit <= longest && grow(run, 2 * run.block)) {
+  while (run.block < run.outputs && 2 * run.block * run_unit <= longest &&
+         grow(run, 2 * run.block)) {
   }
-  if (2 * run.block * run_unit > longest && run.outputs * run_unit <= longest) grow(run, run.outputs);
+  if (2 * run.block * run_unit > longest && run.outputs * run_unit <= longest)
+    grow(run, run.outputs);
   // Then the axis that saves most of the inputs that neighbouring blocks share, while one can.
   bool full[max_axes] = {};
   for (;;) {
@@ -373,7 +379,8 @@ void Traversal::set_blocks(size_t max_memory) {
     double most = 0;
     for (int a = n_ - 1; a >= 0; --a) {
       const Loop& loop = loops_[a];
-      if (full[a] || a == group_ || a == lane_ || a == fold_ || loop.block == loop.outputs) continue;
+      if (full[a] || a == group_ || a == lane_ || a == fold_ || loop.block == loop.outputs)
+        continue;
       const ptrdiff_t twice = std::min(loop.outputs, 2 * loop.block);
       const double saved = double(loop.window(loop.block)) * double(twice) /
                            (double(loop.window(twice)) * double(loop.block));
@@ -469,12 +476,14 @@ bool Traversal::run(bool (*interrupted)()) {
   for (int a = 0; a < n_; ++a) count *= loops_[a].blocks;
   workers_ = int(std::min(ptrdiff_t(workers_), count));
   if (needs_scratch_) {
-    scratch_ = std::make_unique_for_overwrite<char[]>(size_t(scratch_bytes_) * size_t(workers_) + 64);
+    scratch_ =
+        std::make_unique_for_overwrite<char[]>(size_t(scratch_bytes_) * size_t(workers_) + 64);
   }
   for (int a = 0; a < n_; ++a) result_.step[a] = loops_[a].y / d_.real_bytes;
   result_.channel = y_kernel_ / d_.real_bytes;
   const ParallelLoop loop{
-      count, [](void* self, int worker, ptrdiff_t i) { static_cast<Traversal*>(self)->task(worker, i); },
+      count,
+      [](void* self, int worker, ptrdiff_t i) { static_cast<Traversal*>(self)->task(worker, i); },
       this, interrupted};
   return run_loop(loop, workers_);
 }

@@ -43,8 +43,8 @@ class Traversal {
   // An array, or a block in scratch, as the kernels see it: reals from one element to the next.
   struct View {
     ptrdiff_t step[max_axes];
-    ptrdiff_t channel;        // from one summed channel, or kernel of a bank, to the next
-    ptrdiff_t phase;          // from one residue of the lane axis modulo its stride to the next
+    ptrdiff_t channel;  // from one summed channel, or kernel of a bank, to the next
+    ptrdiff_t phase;    // from one residue of the lane axis modulo its stride to the next
     std::vector<ptrdiff_t> outer, inner;  // of an input: a Tile's tables
   };
 
@@ -88,17 +88,17 @@ class Traversal {
 
   Loop loops_[max_axes];
   int n_ = 0;
-  int group_ = -1;                        // loop of the groups, where there are several
-  ptrdiff_t x_channel_, y_kernel_;        // bytes
-  bool exact_x_, exact_y_;                // the array's elements are the accumulator's
+  int group_ = -1;                  // loop of the groups, where there are several
+  ptrdiff_t x_channel_, y_kernel_;  // bytes
+  bool exact_x_, exact_y_;          // the array's elements are the accumulator's
 
   int lane_ = 0, fold_ = -1, row_ = -1;
   bool may_fold_ = true;
   Op op_;
-  int rows_;                              // the R in use
-  ptrdiff_t spacing_ = 1;                 // outputs from one row of a tile to the next
-  int split_;                             // taps of loops before it are in a Tile's outer table
-  bool in_place_, direct_;                // whether blocks may do without packing, scattering
+  int rows_;                // the R in use
+  ptrdiff_t spacing_ = 1;   // outputs from one row of a tile to the next
+  int split_;               // taps of loops before it are in a Tile's outer table
+  bool in_place_, direct_;  // whether blocks may do without packing, scattering
   bool needs_scratch_;
 
   View user_, packed_, result_, tiled_;
