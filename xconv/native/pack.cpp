@@ -40,15 +40,31 @@ ptrdiff_t continued(ptrdiff_t i, ptrdiff_t n, Boundary boundary) {
 
 }  // namespace
 
-void Traversal::fill_run(char* to, ptrdiff_t n) const {
-  const ptrdiff_t item = size_of(d_.number);
-  for (ptrdiff_t i = 0; i < n; ++i) std::memcpy(to + i * item, d_.spec.fill, size_t(item));
+// n inputs of the lane axis, all of them the constant.
+void Traversal::fill_runs(ptrdiff_t n, char* to) const {
+  const ptrdiff_t item = size_of(d_.number), stride = loops_[lane_].stride;
+  for (ptrdiff_t i = 0; i < n; ++i) {
+    char* at = to + i % stride * packed_.phase * d_.real_bytes + i / stride * item;
+    std::memcpy(at, d_.spec.fill, size_t(item));
+  }
+}
+
+// Zeros from the n inputs of the lane axis to the end of the room for them.
+void Traversal::pad_runs(ptrdiff_t n, char* to) const {
+  const ptrdiff_t item = size_of(d_.number), stride = loops_[lane_].stride;
+  const ptrdiff_t room = packed_.phase / d_.reals;
+  for (ptrdiff_t residue = 0; residue < std::min(stride, n); ++residue) {
+    const ptrdiff_t count = (n - residue + stride - 1) / stride;
+    std::memset(to + residue * packed_.phase * d_.real_bytes + count * item, 0,
+                size_t((room - count) * item));
+  }
 }
 
 // The n inputs of the lane axis from `first` on (which may lie outside): residue classes modulo
 // the stride go to different places, so that a tap's inputs are contiguous.
-void Traversal::pack_run(const Loop& lane, const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n,
-                         const char* from, char* to) const {
+void Traversal::pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, const char* from,
+                         char* to) const {
+  const Loop& lane = loops_[lane_];
   const ptrdiff_t item = size_of(d_.number), stride = lane.stride;
   const Load load = d_.isa.load[int(d_.spec.x_type)][int(d_.number)];
   for (ptrdiff_t residue = 0; residue < std::min(stride, n); ++residue) {
@@ -62,8 +78,11 @@ void Traversal::pack_run(const Loop& lane, const ptrdiff_t* map, ptrdiff_t first
     high = std::clamp(high, low, count);
     auto one = [&](ptrdiff_t i) {
       const ptrdiff_t offset = map[residue + i * stride];
-      if (offset == nowhere) return fill_run(at + i * item, 1);
-      load(from + offset, 0, at + i * item, 1);
+      if (offset == nowhere) {
+        std::memcpy(at + i * item, d_.spec.fill, size_t(item));
+      } else {
+        load(from + offset, 0, at + i * item, 1);
+      }
     };
     for (ptrdiff_t i = 0; i < low; ++i) one(i);
     if (low < high) {
@@ -89,49 +108,57 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
     maps += window[a];
   }
   const Loop& lane = loops_[lane_];
-  const ptrdiff_t lane_first = block.from[lane_] * lane.stride - lane.pad;
-
-  int walked[max_axes], walks = 0;
-  ptrdiff_t position[max_axes];
-  for (int a = 0; a < n_; ++a) {
-    if (a == lane_ || a == fold_) continue;
-    walked[walks] = a;
-    position[walks++] = 0;
-  }
-  if (fold_ >= 0) {
-    walked[walks] = fold_;
-    position[walks++] = 0;
-  }
+  const Load load = d_.isa.load[int(d_.spec.x_type)][int(d_.number)];
   const ptrdiff_t lanes = lane.window(block.length[lane_]);
+  const ptrdiff_t lane_first = block.from[lane_] * lane.stride - lane.pad;
+  const bool simple = lane.stride == 1 && lane_first >= 0 && lane_first + lanes <= lane.inputs;
+  // A run shorter than a vector is computed on what follows it: that must be numbers.
+  const bool padded = block.length[lane_] < d_.lanes_per_vector && packed_.phase > 0;
+
+  // The axes but the lanes; the last of them, the fold where there is one, is the inner loop.
+  int walked[max_axes], walks = 0;
+  ptrdiff_t position[max_axes] = {};
+  for (int a = 0; a < n_; ++a) {
+    if (a != lane_ && a != fold_) walked[walks++] = a;
+  }
+  const int inner = fold_ >= 0 ? fold_ : walks > 0 ? walked[--walks] : -1;
+  static constexpr ptrdiff_t origin[1] = {0};
+  const ptrdiff_t* inner_map = inner < 0 ? origin : map[inner];
+  const ptrdiff_t inner_count = inner < 0 ? 1 : window[inner];
+  const ptrdiff_t inner_step = inner < 0 ? 0 : packed_.step[inner] * real;
+  // Runs that follow each other here and there are one.
+  const bool joined = simple && inner_step == lanes * item && lane.x * lanes == loops_[inner].x;
+
   for (ptrdiff_t i = 0; i < d_.inputs; ++i) {
     for (;;) {
-      ptrdiff_t source = i * x_channel_, target = i * packed_.channel;
+      ptrdiff_t source = i * x_channel_;
+      char* at = to + i * packed_.channel * real;
       bool inside = true;
       for (int k = 0; k < walks; ++k) {
         const ptrdiff_t offset = map[walked[k]][position[k]];
         inside &= offset != nowhere;
         if (inside) source += offset;
-        target += position[k] * packed_.step[walked[k]];
+        at += position[k] * packed_.step[walked[k]] * real;
       }
-      char* at = to + target * real;
-      if (inside) {
-        pack_run(lane, map[lane_], lane_first, lanes, x_.data + source, at);
-      } else if (packed_.phase == 0) {
-        fill_run(at, lanes);
-      } else {
-        for (ptrdiff_t residue = 0; residue < std::min(lane.stride, lanes); ++residue) {
-          fill_run(at + residue * packed_.phase * real,
-                   (lanes - residue + lane.stride - 1) / lane.stride);
+      for (ptrdiff_t u = 0; u < inner_count; ++u, at += inner_step) {
+        if (!inside || inner_map[u] == nowhere) {
+          fill_runs(lanes, at);
+        } else if (simple) {
+          const char* from = x_.data + source + inner_map[u] + lane_first * lane.x;
+          ptrdiff_t runs = 1;
+          if (joined) {
+            while (u + runs < inner_count &&
+                   inner_map[u + runs] == inner_map[u] + runs * loops_[inner].x) {
+              ++runs;
+            }
+          }
+          load(from, lane.x, at, runs * lanes);
+          u += runs - 1;
+          at += (runs - 1) * inner_step;
+        } else {
+          pack_run(map[lane_], lane_first, lanes, x_.data + source + inner_map[u], at);
         }
-      }
-      // A run shorter than a vector is computed on what follows it: that must be numbers.
-      const ptrdiff_t padded = fold_ < 0 ? packed_.phase / d_.reals : 0;
-      if (block.length[lane_] < d_.lanes_per_vector && padded > 0) {
-        for (ptrdiff_t residue = 0; residue < std::min(lane.stride, lanes); ++residue) {
-          const ptrdiff_t count = (lanes - residue + lane.stride - 1) / lane.stride;
-          std::memset(at + residue * packed_.phase * real + count * item, 0,
-                      size_t((padded - count) * item));
-        }
+        if (padded) pad_runs(lanes, at);
       }
       int k = walks - 1;
       while (k >= 0 && ++position[k] == window[walked[k]]) position[k--] = 0;
@@ -144,7 +171,7 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
   }
 }
 
-void Traversal::scatter(const Block& block, const char* from, int, int kernels) const {
+void Traversal::scatter(const Block& block, const char* from, int kernels) const {
   const ptrdiff_t real = d_.real_bytes;
   const Store store = d_.isa.store[int(d_.number)];
   const ptrdiff_t lanes = block.length[lane_], stride = loops_[lane_].y;

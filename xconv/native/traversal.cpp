@@ -15,9 +15,11 @@ constexpr double contiguous_move = 0.25;  // of an element, to or from scratch
 constexpr double strided_move = 2;
 constexpr double serial_work = 40e3;  // below, waking a thread costs more than it saves
 constexpr double most_work = 400e3, least_work = 4e3;  // of a block
-constexpr ptrdiff_t run_bytes = 32 * 1024;  // of inputs under a run: stays near for all its rows
-constexpr double near_bytes = 256 * 1024;   // of inputs under a block
-constexpr double most_waste = 0.15;         // of a run's vectors, before another axis is folded in
+constexpr ptrdiff_t run_bytes = 64 * 1024;  // of inputs under a run: stays near for all its rows
+constexpr double page = 4096;
+constexpr double most_pages = 56;          // under a tile: common processors find 64 without delay
+constexpr double near_bytes = 256 * 1024;  // of inputs under a block
+constexpr double most_waste = 0.15;        // of a run's vectors, before another axis is folded in
 
 ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -156,12 +158,36 @@ double Traversal::cost(int lane) const {
   return cost;
 }
 
+// Memory pages that the windows of one tile lie in, in the user's array.
+double Traversal::pages_of_tile() const {
+  struct Steps {
+    ptrdiff_t step, count;
+  } steps[max_axes];
+  int n = 0;
+  steps[n++] = {std::abs(x_channel_), d_.inputs};
+  for (int a = 0; a < n_; ++a) {
+    const ptrdiff_t count = loops_[a].taps + (a == row_ && op_ == Op::rows ? rows_ - 1 : 0);
+    if (count > 1) steps[n++] = {std::abs(loops_[a].x) * loops_[a].dilation, count};
+  }
+  std::sort(steps, steps + n, [](const Steps& a, const Steps& b) { return a.step < b.step; });
+  double span = double(d_.isa.vector_bytes * d_.isa.vectors[d_.arithmetic]), pages = 1;
+  for (int k = 0; k < n; ++k) {
+    if (steps[k].step < page) {
+      span += double(steps[k].step) * double(steps[k].count - 1);
+    } else {
+      pages *= double(steps[k].count);
+    }
+  }
+  return pages * (span / page + 1);
+}
+
 void Traversal::choose(int lane) {
   lane_ = lane;
   in_place_ = lane_in_place(lane);
   direct_ = lane_direct(lane);
   fold_ = fold_for(lane, in_place_, direct_);
   set_rows();
+  if (in_place_ && pages_of_tile() > most_pages) in_place_ = false;
   bool border = false;
   ptrdiff_t run = loops_[lane].outputs * (fold_ < 0 ? 1 : loops_[fold_].outputs);
   for (int a = 0; a < n_; ++a) {
@@ -532,7 +558,7 @@ void Traversal::task(int worker, ptrdiff_t index) {
     compute(block, in_place ? user_ : packed_, direct ? result_ : tiled_, int(o), kernels);
     if (!direct) {
       block.y = y + o * y_kernel_;
-      scatter(block, tile, int(o), kernels);
+      scatter(block, tile, kernels);
     }
   }
 }

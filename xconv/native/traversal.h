@@ -21,7 +21,7 @@ namespace xconv {
 class Traversal {
  public:
   // Scratch of one worker, unless a single output needs more: half of a small second-level cache.
-  static constexpr ptrdiff_t block_bytes = 192 * 1024;
+  static constexpr ptrdiff_t block_bytes = 256 * 1024;
 
   Traversal(const Direct& direct, Array x, const void* w, Array y, int workers, size_t max_memory);
   bool run(bool (*interrupted)());
@@ -62,6 +62,7 @@ class Traversal {
   int fold_for(int lane, bool in_place, bool direct) const;
   bool lane_in_place(int lane) const;
   bool lane_direct(int lane) const;
+  double pages_of_tile() const;
   void choose(int lane);
   void set_rows();
   void set_blocks(size_t max_memory);
@@ -76,10 +77,11 @@ class Traversal {
   void task(int worker, ptrdiff_t index);
   void compute(const Block& block, const View& x, const View& y, int kernel, int kernels) const;
   void pack(const Block& block, char* to, ptrdiff_t* maps) const;
-  void pack_run(const Loop& lane, const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n,
-                const char* from, char* to) const;
-  void fill_run(char* to, ptrdiff_t n) const;
-  void scatter(const Block& block, const char* from, int kernel, int kernels) const;
+  void pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, const char* from,
+                char* to) const;
+  void fill_runs(ptrdiff_t n, char* to) const;
+  void pad_runs(ptrdiff_t n, char* to) const;
+  void scatter(const Block& block, const char* from, int kernels) const;
 
   const Direct& d_;
   Array x_, y_;
