@@ -39,10 +39,8 @@ COPY --from=build /opt/xconv /opt/xconv
 # The tests run from the sources, on the installed package.
 COPY . /opt/xconv/source
 COPY --chmod=755 docker/entrypoint /usr/local/bin/entrypoint
-# CuPy keeps the kernels that it compiles here; the folder need not outlive the container.
 ENV PATH=/opt/xconv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    CUPY_CACHE_DIR=/tmp/cupy \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 1001
