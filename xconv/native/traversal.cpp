@@ -569,6 +569,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   const ptrdiff_t per_kernel = d_.inputs * d_.taps;
   ptrdiff_t lanes = block.length[lane_] * d_.reals;
   if (fold_ >= 0) lanes *= block.length[fold_];
+  lanes = std::max(lanes, d_.lanes_per_vector * d_.reals);  // scratch has room for a whole vector
   const ptrdiff_t group = group_ < 0 ? 0 : block.from[group_];
   const ptrdiff_t weight = d_.spec.kernel_is_real ? real : size_of(d_.number);
   const char* w = w_ + (group * d_.outputs + kernel) * per_kernel * weight;
