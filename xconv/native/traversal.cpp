@@ -13,7 +13,7 @@ namespace {
 // Costs are counted in vector multiply-adds of one core, about 0.2 ns.
 constexpr double contiguous_move = 0.25;  // of an element, to or from scratch
 constexpr double strided_move = 2;
-constexpr double serial_work = 40e3;  // below, waking a thread costs more than it saves
+constexpr double serial_work = 150e3;  // below, waking a thread costs about what it saves
 constexpr double most_work = 400e3, least_work = 4e3;  // of a block
 constexpr ptrdiff_t run_bytes = 64 * 1024;  // of inputs under a run: stays near for all its rows
 constexpr double page = 4096;
