@@ -17,9 +17,11 @@ constexpr double serial_work = 150e3;  // below, waking a thread costs about wha
 constexpr double most_work = 400e3, least_work = 4e3;  // of a block
 constexpr ptrdiff_t run_bytes = 64 * 1024;  // of inputs under a run: stays near for all its rows
 constexpr double page = 4096;
-constexpr double most_pages = 56;          // under a tile: common processors find 64 without delay
+constexpr double most_pages =
+    140;  // under a tile: beyond, looking up addresses costs more than packing
 constexpr double near_bytes = 256 * 1024;  // of inputs under a block
 constexpr double most_waste = 0.15;        // of a run's vectors, before another axis is folded in
+constexpr ptrdiff_t short_run = 4;         // tiles
 
 ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
@@ -107,13 +109,15 @@ bool Traversal::lane_direct(int lane) const {
   return exact_y_ && loops_[lane].y == size_of(d_.number);
 }
 
-// The axis that continues a run of the lane axis, or -1.
+// The axis that continues a run of the lane axis, or -1.  Runs that fill their vectors badly are
+// folded, and in place short ones, which are then long enough for loads to be foreseen.
 int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   const Loop& l = loops_[lane];
-  const ptrdiff_t wasted =
-      ceil_div(l.outputs, d_.lanes_per_vector) * d_.lanes_per_vector - l.outputs;
+  const ptrdiff_t width = d_.lanes_per_vector;
+  const double wasted = double(ceil_div(l.outputs, width) * width - l.outputs);
+  const bool brief = in_place && l.outputs < short_run * width * d_.isa.vectors[d_.arithmetic];
   if (!may_fold_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs || l.pad != 0 ||
-      double(wasted) <= most_waste * double(l.outputs)) {
+      (wasted <= most_waste * double(l.outputs) && !brief)) {
     return -1;
   }
   for (int a = n_ - 1; a >= 0; --a) {
@@ -187,7 +191,11 @@ void Traversal::choose(int lane) {
   direct_ = lane_direct(lane);
   fold_ = fold_for(lane, in_place_, direct_);
   set_rows();
-  if (in_place_ && pages_of_tile() > most_pages) in_place_ = false;
+  if (in_place_ && pages_of_tile() > most_pages) {
+    in_place_ = false;
+    fold_ = fold_for(lane, in_place_, direct_);
+    set_rows();
+  }
   bool border = false;
   ptrdiff_t run = loops_[lane].outputs * (fold_ < 0 ? 1 : loops_[fold_].outputs);
   for (int a = 0; a < n_; ++a) {
