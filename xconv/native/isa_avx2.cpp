@@ -24,6 +24,7 @@ INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c
 INLINE float to_float(uint16_t half) { return _cvtsh_ss(half); }
 INLINE uint16_t to_half(float v) { return _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT); }
 
+#include "convert.inc"
 #include "kernels.inc"
 
 }  // namespace xconv::avx2

@@ -42,6 +42,7 @@ INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c
 
 #endif
 
+#include "convert.inc"
 #include "half.inc"
 #include "kernels.inc"
 

@@ -18,6 +18,12 @@
 
 namespace xconv {
 
+// Quotients rounded up and down, of a divisor above 0.
+inline ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+inline ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) {
+  return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
+
 class Traversal {
  public:
   // Scratch of one worker, unless a single output needs more: half of a small second-level cache.

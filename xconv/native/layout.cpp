@@ -1,0 +1,275 @@
+// The axes of a call, and which of them the lanes of vectors and the rows of tiles run along.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <string>
+
+#include "traversal.h"
+
+namespace xconv {
+namespace {
+
+// Costs are counted in vector multiply-adds of one core, about 0.2 ns.  Measured on a Zen 3.
+constexpr double contiguous_move = 0.25;  // of an element, to or from scratch
+constexpr double strided_move = 2;
+constexpr double page = 4096;        // bytes
+constexpr double most_pages = 140;   // under a tile: beyond, finding them costs more than packing
+constexpr double most_waste = 0.15;  // of a run's vectors, before another axis is folded in
+constexpr ptrdiff_t short_run = 4;   // tiles
+
+}  // namespace
+
+void Traversal::set_loops() {
+  const int batch = d_.batch;
+  auto step = [](const Axis& axis, const Array& array) {
+    return axis.of < 0 ? 0 : array.strides[axis.of] * axis.step;
+  };
+  const auto& x_axes = d_.spec.x_axes;
+  const auto& y_axes = d_.spec.y_axes;
+  for (int b = 0; b < batch; ++b) {  // sorted by the result's strides, longest first
+    if (d_.extents[b].outputs == 1) continue;
+    Loop loop;
+    static_cast<Extent&>(loop) = d_.extents[b];
+    loop.x = step(x_axes[size_t(b)], x_);
+    loop.y = step(y_axes[size_t(b)], y_);
+    int at = n_++;
+    for (; at > 0 && std::abs(loops_[at - 1].y) < std::abs(loop.y); --at)
+      loops_[at] = loops_[at - 1];
+    loops_[at] = loop;
+  }
+  int merged = 0;
+  for (int b = 0; b < n_; ++b) {
+    Loop& outer = loops_[merged - (merged > 0)];
+    const Loop& inner = loops_[b];
+    if (merged > 0 && outer.x == inner.x * inner.inputs && outer.y == inner.y * inner.outputs) {
+      outer.outputs = outer.inputs = outer.outputs * inner.outputs;
+      outer.x = inner.x;
+      outer.y = inner.y;
+    } else {
+      loops_[merged++] = inner;
+    }
+  }
+  n_ = merged;
+  for (int e = batch; e < d_.axes; ++e) {
+    const bool groups = e == batch;
+    if (groups && d_.groups == 1) continue;
+    if (groups) group_ = n_;
+    const auto at = size_t(groups ? e : e + 1);
+    Loop& loop = loops_[n_++];
+    static_cast<Extent&>(loop) = d_.extents[e];
+    loop.x = step(x_axes[at], x_);
+    loop.y = step(y_axes[at], y_);
+  }
+  x_channel_ = step(x_axes[size_t(batch) + 1], x_);
+  y_kernel_ = step(y_axes[size_t(batch) + 1], y_);
+
+  exact_x_ = d_.number != Number::half && number_of(d_.spec.x_type) == d_.number &&
+             x_channel_ % d_.real_bytes == 0;
+  exact_y_ = d_.number != Number::half && y_kernel_ % d_.real_bytes == 0;
+  for (int a = 0; a < n_; ++a) {
+    Loop& loop = loops_[a];
+    exact_x_ &= loop.x % d_.real_bytes == 0;
+    exact_y_ &= loop.y % d_.real_bytes == 0;
+    const ptrdiff_t past = loop.inputs + loop.pad - loop.window(1);
+    loop.inside_from = std::clamp(ceil_div(loop.pad, loop.stride), ptrdiff_t(0), loop.outputs);
+    loop.inside_to = std::clamp(floor_div(past, loop.stride) + 1, loop.inside_from, loop.outputs);
+  }
+}
+
+bool Traversal::lane_in_place(int lane) const {
+  return exact_x_ && loops_[lane].x == size_of(d_.number) && loops_[lane].stride == 1;
+}
+
+bool Traversal::lane_direct(int lane) const {
+  return exact_y_ && loops_[lane].y == size_of(d_.number);
+}
+
+// The axis that continues a run of the lane axis, or -1.  Runs that fill their vectors badly are
+// folded, and in place short ones, which are then long enough for loads to be foreseen.
+int Traversal::fold_for(int lane, bool in_place, bool direct) const {
+  const Loop& l = loops_[lane];
+  const ptrdiff_t width = d_.lanes_per_vector;
+  const double wasted = double(ceil_div(l.outputs, width) * width - l.outputs);
+  const bool brief = in_place && l.outputs < short_run * width * d_.isa.vectors[d_.arithmetic];
+  if (!may_fold_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs || l.pad != 0 ||
+      (wasted <= most_waste * double(l.outputs) && !brief)) {
+    return -1;
+  }
+  for (int a = n_ - 1; a >= 0; --a) {
+    const Loop& f = loops_[a];
+    if (a == lane || a == group_ || f.stride != 1) continue;
+    if (in_place && f.x != l.x * l.inputs) continue;
+    if (direct && f.y != l.y * l.outputs) continue;
+    return a;
+  }
+  return -1;
+}
+
+// Of an output, with vectors along `lane`: multiply-adds, and moves where packing is needed.
+double Traversal::cost(int lane) const {
+  const bool in_place = lane_in_place(lane), direct = lane_direct(lane);
+  const int fold = fold_for(lane, in_place, direct);
+  const double run = double(loops_[lane].outputs) * double(fold < 0 ? 1 : loops_[fold].outputs);
+  const double width = double(d_.lanes_per_vector);
+  const double vectors = double(ptrdiff_t((run + width - 1) / width));
+  double cost = double(d_.inputs * d_.outputs * d_.taps) * vectors / run;
+  if (!in_place) {
+    // Packed inputs per output, for a block of equal extents that fills the scratch.
+    double spatial = 0, packed = double(d_.inputs);
+    for (int a = 0; a < n_; ++a) spatial += a != lane && loops_[a].taps > 1;
+    const double room = double(block_bytes) / double(size_of(d_.number)) / width / packed;
+    const double side = spatial > 0 ? std::pow(std::max(room, 1.0), 1 / spatial) : 1;
+    for (int a = 0; a < n_; ++a) {
+      if (loops_[a].taps == 1) continue;
+      const double halo = double((loops_[a].taps - 1) * loops_[a].dilation);
+      const double outputs = a == lane
+                                 ? double(loops_[a].outputs)
+                                 : std::min(std::max(side - halo, 1.0), double(loops_[a].outputs));
+      packed *= (outputs * double(loops_[a].stride) + halo) / outputs;
+    }
+    const bool contiguous = loops_[lane].x == size_of(d_.spec.x_type);
+    cost += packed * (contiguous ? contiguous_move : strided_move);
+  }
+  if (!direct) {
+    const bool contiguous = loops_[lane].y == size_of(d_.spec.y_type);
+    cost += double(d_.outputs) * (contiguous ? contiguous_move : strided_move);
+  }
+  return cost;
+}
+
+// Memory pages that the windows of one tile lie in, in the user's array.
+double Traversal::pages_of_tile() const {
+  struct Steps {
+    ptrdiff_t step, count;
+  } steps[max_axes];
+  int n = 0;
+  steps[n++] = {std::abs(x_channel_), d_.inputs};
+  for (int a = 0; a < n_; ++a) {
+    const ptrdiff_t count = loops_[a].taps + (a == row_ && op_ == Op::rows ? rows_ - 1 : 0);
+    if (count > 1) steps[n++] = {std::abs(loops_[a].x) * loops_[a].dilation, count};
+  }
+  std::sort(steps, steps + n, [](const Steps& a, const Steps& b) { return a.step < b.step; });
+  double span = double(d_.isa.vector_bytes * d_.isa.vectors[d_.arithmetic]), pages = 1;
+  for (int k = 0; k < n; ++k) {
+    if (steps[k].step < page) {
+      span += double(steps[k].step) * double(steps[k].count - 1);
+    } else {
+      pages *= double(steps[k].count);
+    }
+  }
+  return pages * (span / page + 1);
+}
+
+void Traversal::choose(int lane) {
+  lane_ = lane;
+  in_place_ = lane_in_place(lane);
+  direct_ = lane_direct(lane);
+  fold_ = fold_for(lane, in_place_, direct_);
+  set_rows();
+  if (in_place_ && pages_of_tile() > most_pages) {
+    in_place_ = false;
+    fold_ = fold_for(lane, in_place_, direct_);
+    set_rows();
+  }
+  bool border = false;
+  ptrdiff_t run = loops_[lane].outputs * (fold_ < 0 ? 1 : loops_[fold_].outputs);
+  for (int a = 0; a < n_; ++a) {
+    border |= loops_[a].inside_from > 0 || loops_[a].inside_to < loops_[a].outputs;
+  }
+  needs_scratch_ = !in_place_ || !direct_ || border || run < d_.lanes_per_vector;
+}
+
+// The cheapest lane axis whose smallest block max_memory allows.
+void Traversal::set_layout(size_t max_memory) {
+  bool refused[max_axes] = {};
+  for (;;) {
+    int best = -1;
+    double lowest = 0;
+    for (int a = n_ - 1; a >= 0; --a) {
+      if (a == group_ || refused[a]) continue;
+      const double c = cost(a);
+      if (best < 0 || c < lowest) {
+        best = a;
+        lowest = c;
+      }
+    }
+    if (best < 0) {
+      throw ScratchError("max_memory is " + std::to_string(max_memory) + " bytes, at least " +
+                         std::to_string(least(d_, 1)) + " are needed");
+    }
+    for (const bool fold : {true, false}) {
+      may_fold_ = fold;
+      choose(best);
+      set_smallest_blocks();
+      if (!needs_scratch_ || size_t(lay_out()) + tables(d_) <= max_memory) return;
+    }
+    may_fold_ = true;
+    refused[best] = true;
+  }
+}
+
+size_t Traversal::tables(const Direct& d) { return size_t(2 * 8 * (d.inputs + 1) * d.taps + 512); }
+
+size_t Traversal::least(const Direct& d, int) {
+  Traversal t(d);
+  // As if nothing could be used in place; the spatial axes are lanes that are always possible.
+  const ptrdiff_t zeros[max_user_axes] = {};
+  t.x_ = t.y_ = Array{nullptr, zeros};
+  t.set_loops();
+  t.may_fold_ = false;
+  size_t lowest = 0;
+  for (int a = t.n_ - d.spec.spatial; a < t.n_; ++a) {
+    t.choose(a);
+    t.op_ = Op::bank;
+    t.rows_ = int(std::min(d.outputs, ptrdiff_t(d.isa.rows[d.arithmetic])));
+    t.set_smallest_blocks();
+    const size_t bytes = size_t(t.lay_out());
+    if (lowest == 0 || bytes < lowest) lowest = bytes;
+  }
+  return lowest + tables(d) + 64 + size_t(d.batch) * sizeof(ptrdiff_t);  // axes may merge less
+}
+
+// The kernels' rows: a spatial axis whose rows share inputs, or the kernels of a bank, or any.
+void Traversal::set_rows() {
+  const int a_max = d_.isa.rows[d_.arithmetic];
+  row_ = -1;
+  rows_ = 1;
+  spacing_ = 1;
+  ptrdiff_t most_plain = 1;
+  int plain = -1;
+  for (int a = 0; a < n_; ++a) {
+    if (a == lane_ || a == fold_ || a == group_) continue;
+    const Loop& loop = loops_[a];
+    if (loop.dilation % loop.stride == 0 && loop.taps > 1) {
+      const ptrdiff_t spacing = loop.dilation / loop.stride;
+      const ptrdiff_t rows =
+          std::min({ceil_div(loop.outputs, spacing), loop.taps + 1, ptrdiff_t(a_max)});
+      if (rows > rows_) {
+        rows_ = int(rows);
+        row_ = a;
+        spacing_ = spacing;
+      }
+    }
+    if (loop.outputs >= most_plain) {
+      most_plain = loop.outputs;
+      plain = a;
+    }
+  }
+  const int kernels = int(std::min(d_.outputs, ptrdiff_t(a_max)));
+  if (row_ >= 0 && rows_ >= kernels) {
+    op_ = Op::rows;
+  } else if (kernels > 1) {
+    op_ = Op::bank;
+    rows_ = kernels;
+    row_ = -1;
+    spacing_ = 1;
+  } else {
+    op_ = Op::plain;
+    row_ = plain;
+    rows_ = int(std::min(most_plain, ptrdiff_t(a_max)));
+  }
+  split_ = op_ == Op::rows ? row_ : n_ - 1;
+}
+
+}  // namespace xconv
