@@ -42,8 +42,10 @@ INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c
 
 #endif
 
-#include "convert.inc"
 #include "half.inc"
+
+// After it, since they use it.
+#include "convert.inc"
 #include "kernels.inc"
 
 }  // namespace xconv::baseline
