@@ -1,6 +1,6 @@
 // The contract between the kernels (one set per instruction set) and the code that drives them.
 //
-// A kernel computes R "rows" of outputs along a run of contiguous lanes; nothing in it knows
+// A kernel computes R "rows" of outputs along runs of contiguous lanes; nothing in it knows
 // about borders, layouts or batches.  It works on reals of the accumulator: a complex element is
 // two lanes.  Every output sums its products in one order, which is the order of the weights:
 //
@@ -71,12 +71,17 @@ constexpr int max_rows = 6;
 struct Tile {
   const ptrdiff_t* outer;
   ptrdiff_t outers;
-  const ptrdiff_t* inner;
+  const ptrdiff_t*
+      inner;  // of `rows`: goes on for flat_rows rows, inner[j + inners] = inner[j] + x_row
   ptrdiff_t inners;
   ptrdiff_t kernel_rows;  // of `rows`; it is at least R - 1
+  ptrdiff_t flat_rows;
   ptrdiff_t x_row;
   ptrdiff_t y_row;
-  ptrdiff_t w_row;  // in elements, so half as many reals where w is complex
+  ptrdiff_t w_row;         // in elements, so half as many reals where w is complex
+  ptrdiff_t runs;          // of outputs, at least one
+  ptrdiff_t x_run, y_run;  // from one to the next
+  bool across;             // the tiles at one place of all runs, then the next: runs share inputs
 };
 
 // Lanes are reals and at least one vector; x and y need no alignment and may not overlap.

@@ -13,10 +13,12 @@ namespace {
 // Costs are counted in vector multiply-adds of one core, about 0.2 ns.  Measured on a Zen 3.
 constexpr double contiguous_move = 0.25;  // of an element, to or from scratch
 constexpr double strided_move = 2;
-constexpr double page = 4096;        // bytes
-constexpr double most_pages = 140;   // under a tile: beyond, finding them costs more than packing
-constexpr double most_waste = 0.15;  // of a run's vectors, before another axis is folded in
-constexpr ptrdiff_t short_run = 4;   // tiles
+constexpr double page = 4096;  // bytes
+// Beyond so many under a tile, finding them costs more than packing, unless taps are many.
+constexpr double near_pages = 64, pages_per_tap = 0.4;
+constexpr double most_waste = 0.15;     // of a run's vectors, before another axis is folded in
+constexpr ptrdiff_t short_run = 4;      // tiles
+constexpr ptrdiff_t most_inner = 1024;  // taps of a tile's inner loop
 
 }  // namespace
 
@@ -167,7 +169,8 @@ void Traversal::choose(int lane) {
   direct_ = lane_direct(lane);
   fold_ = fold_for(lane, in_place_, direct_);
   set_rows();
-  if (in_place_ && pages_of_tile() > most_pages) {
+  const double pages = pages_of_tile();
+  if (in_place_ && pages > near_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)) {
     in_place_ = false;
     fold_ = fold_for(lane, in_place_, direct_);
     set_rows();
@@ -257,7 +260,9 @@ void Traversal::set_rows() {
     }
   }
   const int kernels = int(std::min(d_.outputs, ptrdiff_t(a_max)));
-  if (row_ >= 0 && rows_ >= kernels) {
+  // Of a layer's few taps `rows` spends most on the ends of the kernel; a bank has no ends.
+  const bool layer = d_.inputs > 1 && kernels > 2;
+  if (row_ >= 0 && rows_ >= kernels && !layer) {
     op_ = Op::rows;
   } else if (kernels > 1) {
     op_ = Op::bank;
@@ -269,7 +274,19 @@ void Traversal::set_rows() {
     row_ = plain;
     rows_ = int(std::min(most_plain, ptrdiff_t(a_max)));
   }
-  split_ = op_ == Op::rows ? row_ : n_ - 1;
+  // The inner table holds as many taps as its loop is worth being long for.
+  split_ = op_ == Op::rows ? row_ : n_;
+  flat_rows_ = 1;
+  ptrdiff_t inner = 1;
+  if (op_ == Op::rows) {
+    for (int a = row_ + 1; a < n_; ++a) inner *= loops_[a].taps;
+    flat_rows_ = std::clamp(most_inner / inner, ptrdiff_t(1), loops_[row_].taps);
+  } else {
+    while (split_ > 0 && (split_ == n_ || inner * loops_[split_ - 1].taps <= most_inner)) {
+      inner *= loops_[--split_].taps;
+    }
+    if (split_ == 0 && inner * d_.inputs <= most_inner) split_ = -1;
+  }
 }
 
 }  // namespace xconv

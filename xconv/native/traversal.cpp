@@ -43,11 +43,19 @@ void Traversal::fill_tables(View& view, bool packed) const {
       table = std::move(longer);
     }
   };
-  view.outer.reserve(size_t(d_.inputs));
-  for (ptrdiff_t i = 0; i < d_.inputs; ++i) view.outer.push_back(i * view.channel);
-  combine(view.outer, 0, split_);
+  view.outer.push_back(0);
   view.inner.push_back(0);
-  combine(view.inner, op_ == Op::rows ? split_ + 1 : split_, n_);
+  std::vector<ptrdiff_t>& channels = split_ < 0 ? view.inner : view.outer;
+  for (ptrdiff_t i = 1; i < d_.inputs; ++i) channels.push_back(i * view.channel);
+  combine(view.outer, 0, split_);
+  combine(view.inner, op_ == Op::rows ? split_ + 1 : std::max(split_, 0), n_);
+  if (op_ != Op::rows) return;
+  const size_t inners = view.inner.size();
+  view.inner.reserve(inners * size_t(flat_rows_));
+  const ptrdiff_t x_row = spacing_ * loops_[row_].stride * view.step[row_];
+  while (view.inner.size() < inners * size_t(flat_rows_)) {
+    view.inner.push_back(view.inner[view.inner.size() - inners] + x_row);
+  }
 }
 
 bool Traversal::run(bool (*interrupted)()) {
@@ -131,8 +139,9 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.outer = x.outer.data();
   tile.outers = ptrdiff_t(x.outer.size());
   tile.inner = x.inner.data();
-  tile.inners = ptrdiff_t(x.inner.size());
+  tile.inners = ptrdiff_t(x.inner.size()) / flat_rows_;
   tile.kernel_rows = op_ == Op::rows ? loops_[row_].taps : 1;
+  tile.flat_rows = flat_rows_;
   tile.x_row = row_ < 0 ? 0 : spacing_ * loops_[row_].stride * x.step[row_];
   tile.y_row = row_ < 0 ? y.channel : spacing_ * y.step[row_];
   tile.w_row = per_kernel;
@@ -145,6 +154,15 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
     if (a == lane_ || a == fold_ || a == row_ || block.length[a] == 1) continue;
     walked[walks] = a;
     position[walks++] = 0;
+  }
+  tile.runs = 1;
+  tile.across = false;
+  if (walks > 0) {
+    const int a = walked[--walks];
+    tile.runs = block.length[a];
+    tile.x_run = loops_[a].stride * x.step[a];
+    tile.y_run = y.step[a];
+    tile.across = &x == &packed_ && loops_[a].taps > 1;
   }
   auto everywhere = [&](int rows, ptrdiff_t at) {
     const Kernel kernel_of_rows = d_.isa.kernel[d_.arithmetic][int(op_)][rows - 1];

@@ -105,7 +105,8 @@ class Traversal {
   Op op_;
   int rows_;                // the R in use
   ptrdiff_t spacing_ = 1;   // outputs from one row of a tile to the next
-  int split_;               // taps of loops before it are in a Tile's outer table
+  int split_;               // taps of loops before it are in a Tile's outer table; -1: none
+  ptrdiff_t flat_rows_;     // of a kernel, in a Tile's inner table
   bool in_place_, direct_;  // whether blocks may do without packing, scattering
   bool needs_scratch_;
 
