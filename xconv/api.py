@@ -44,13 +44,15 @@ def convolve(
     out: Any = None,
     workers: int | None = None,
     max_memory: int | None = None,
+    backend: str | None = None,
 ) -> Any:
     """The convolution of every signal, image or volume in a batch with a kernel or a bank.
 
     Parameters
     ----------
     x
-        The batch, in any layout; its array type decides where the work runs and what comes back.
+        The batch, in any layout; its array type decides where the work runs, unless `backend`
+        does, and what comes back.
     k
         The kernel: an array like `x`, a NumPy array, or a nested list (which does not widen the
         dtype of `x`).
@@ -82,6 +84,9 @@ def convolve(
         Threads; all the CPUs that this process may use unless given.
     max_memory
         Most bytes of scratch; 64 MiB unless given.
+    backend
+        Name of the backend; the one that `x` belongs to unless given.  "cuda" takes NumPy arrays
+        too: they go through the GPU in blocks, and the result is a NumPy array.
 
     Returns
     -------
@@ -114,8 +119,8 @@ def convolve(
     (96, 86, 50)
     """
     return _run(
-        "convolve", x, k, out, layout, kernel_layout, out_layout, axes, mode, boundary, cval,
-        stride, dilation, groups, method, dtype, workers, max_memory,
+        "convolve", x, k, out, backend, layout, kernel_layout, out_layout, axes, mode, boundary,
+        cval, stride, dilation, groups, method, dtype, workers, max_memory,
     )  # fmt: skip
 
 
@@ -139,6 +144,7 @@ def correlate(
     out: Any = None,
     workers: int | None = None,
     max_memory: int | None = None,
+    backend: str | None = None,
 ) -> Any:
     """The cross-correlation of every signal, image or volume in a batch with a kernel.
 
@@ -156,8 +162,8 @@ def correlate(
     (2, 32, 32, 8)
     """
     return _run(
-        "correlate", x, k, out, layout, kernel_layout, out_layout, axes, mode, boundary, cval,
-        stride, dilation, groups, method, dtype, workers, max_memory,
+        "correlate", x, k, out, backend, layout, kernel_layout, out_layout, axes, mode, boundary,
+        cval, stride, dilation, groups, method, dtype, workers, max_memory,
     )  # fmt: skip
 
 
@@ -181,6 +187,7 @@ def plan(
     dtype: Any = None,
     workers: int | None = None,
     max_memory: int | None = None,
+    backend: str | None = None,
 ) -> Plan:
     """A `Plan` that convolves ("convolve") or correlates ("correlate") arrays like these.
 
@@ -195,9 +202,9 @@ def plan(
     >>> blur(images).shape
     (10, 64, 64)
     """
-    backend = registry.find(np.empty(0) if isinstance(x, Spec) else x)
+    found = registry.find(np.empty(0) if isinstance(x, Spec) else x, backend)
     return plan_on(
-        backend, op, x, k, layout=layout, kernel_layout=kernel_layout, out_layout=out_layout,
+        found, op, x, k, layout=layout, kernel_layout=kernel_layout, out_layout=out_layout,
         axes=axes, mode=mode, boundary=boundary, cval=cval, stride=stride, dilation=dilation,
         groups=groups, method=method, dtype=dtype, workers=workers, max_memory=max_memory,
     )  # fmt: skip
@@ -217,14 +224,14 @@ def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
     return Plan(shared.problem, backend, options.get("method", "auto"), shared.limits, kernel, like)
 
 
-def _run(op: str, x: Any, k: Any, out: Any, *options: Any) -> Any:
+def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> Any:
     key = None
-    if type(x) is np.ndarray is type(k) and _SIMPLE.issuperset(map(type, options)):
+    if name is None and type(x) is np.ndarray is type(k) and _SIMPLE.issuperset(map(type, options)):
         key = (op, x.shape, x.dtype, k.shape, k.dtype, options)
         plan = _recent.get(key)
         if plan is not None:
             return plan.compute(x, k, out)
-    backend = registry.find(x)
+    backend = registry.find(x, name)
     x = backend.accept(x)
     kernel = backend.accept_kernel(k, x)
     plan = _shared(op, backend, x, kernel, k, *options)

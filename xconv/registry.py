@@ -11,7 +11,7 @@ import numpy as np
 
 from . import calibration
 from .backends.base import Backend
-from .errors import ArgumentTypeError, BackendUnavailable
+from .errors import ArgumentError, ArgumentTypeError, BackendUnavailable
 
 __all__ = ["GROUP", "backends", "failures", "find"]
 
@@ -60,8 +60,10 @@ def _cpu() -> Backend:
     return backends()["cpu"]
 
 
-def find(x: Any) -> Backend:
-    """The backend that `x` belongs to, which can run."""
+def find(x: Any, name: str | None = None) -> Backend:
+    """The backend that `x` belongs to, or the one named, which can run."""
+    if name is not None:
+        return _named(name, x)
     if type(x) is np.ndarray:
         return _cpu()
     for backend in backends().values():
@@ -80,3 +82,25 @@ def find(x: Any) -> Backend:
         f"x is a {type(x).__module__}.{type(x).__name__}, which no backend takes; pass a NumPy "
         f"array, or one of an array-API library (backends: {', '.join(backends())}){failed}"
     )
+
+
+def _named(name: str, x: Any) -> Backend:
+    known = backends()
+    backend = known.get(name) if isinstance(name, str) else None
+    if backend is None:
+        raise ArgumentError(
+            f"backend={name!r} is unknown; use one of {', '.join(map(repr, known))}, or leave it "
+            "out to have the type of x decide"
+        )
+    reason = backend.unavailable()
+    if reason:
+        raise BackendUnavailable(f'backend="{name}" is not available: {reason}')
+    if backend.owns(x):
+        return backend
+    found = backend.for_host() if known["cpu"].owns(x) else None
+    if found is None:
+        raise ArgumentTypeError(
+            f'backend="{name}" does not take x, a {type(x).__module__}.{type(x).__name__}; leave '
+            "backend= out, or convert x first"
+        )
+    return found

@@ -13,7 +13,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ class Namespace:
 
 
 class EmulatedDevice:
-    """Implements xconv.cuda.device.Device."""
+    """Implements xconv.cuda.device.Device.
+
+    Copies are as late as CUDA allows: one to the device takes place when its stream is next asked
+    for something, one to the host when the host waits for it.  Memory holds poison until then, so
+    that who reads too early, or writes into a copy under way, gets a wrong result.
+    """
 
     def __init__(
         self,
@@ -70,6 +76,12 @@ class EmulatedDevice:
         self.specialise = specialise
         self.launches: list[str] = []
         """Names of the kernels that ran."""
+        self.history: list[tuple[str, int]] = []
+        """What was asked of which stream: "send", "fetch", and "finish" where the host waits."""
+        self._streams: dict[int, list[Callable[[], None]]] = {-1: []}
+        self._done = {-1: 0}
+        self._current = [-1]
+        self.pinned_bytes = 0
         self._shared = shared
         self._order = order
         self._options = options
@@ -77,11 +89,51 @@ class EmulatedDevice:
     def number(self) -> int:
         return 0
 
-    def mark(self) -> None:
-        return None
+    def mark(self) -> tuple[int, int]:
+        stream = self._current[-1]
+        return stream, self._done[stream] + len(self._streams[stream])
 
-    def wait(self, mark: None) -> None:
-        return None
+    def wait(self, mark: tuple[int, int]) -> None:
+        self._complete(*mark)
+
+    def finish(self, mark: tuple[int, int]) -> None:
+        self.history.append(("finish", mark[0]))
+        self._complete(*mark)
+
+    def _complete(self, stream: int, until: int | None = None) -> None:
+        """Do what was asked of a stream, up to a mark or all of it, in order."""
+        pending = self._streams[stream]
+        while pending and (until is None or self._done[stream] < until):
+            pending.pop(0)()
+            self._done[stream] += 1
+
+    @contextmanager
+    def stream(self, which: int) -> Iterator[None]:
+        self._streams.setdefault(which, [])
+        self._done.setdefault(which, 0)
+        self._current.append(which)
+        yield
+        self._current.pop()
+
+    def pinned(self, size: int, dtype: np.dtype) -> np.ndarray:
+        self.pinned_bytes += size * dtype.itemsize
+        return poisoned(np.empty(size, dtype))
+
+    def send(self, values: np.ndarray, x: DeviceArray) -> None:
+        self._copy("send", values, x)
+
+    def fetch(self, x: DeviceArray, values: np.ndarray) -> None:
+        self._copy("fetch", x, values)
+
+    def _copy(self, name: str, source: np.ndarray, target: np.ndarray) -> None:
+        assert isinstance(source, DeviceArray) != isinstance(target, DeviceArray)
+        assert source.flags.c_contiguous
+        assert target.flags.c_contiguous
+        assert source.nbytes == target.nbytes
+        stream = self._current[-1]
+        self.history.append((name, stream))
+        poisoned(target)
+        self._streams[stream].append(lambda: np.copyto(np.asarray(target), np.asarray(source)))
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, DeviceArray)
@@ -91,10 +143,13 @@ class EmulatedDevice:
         return x.ctypes.data
 
     def to_numpy(self, x: DeviceArray) -> np.ndarray:
+        self._complete(self._current[-1])
         return np.array(x, subok=False)
 
-    def active(self, x: DeviceArray) -> Any:
-        return nullcontext()
+    @contextmanager
+    def active(self, x: DeviceArray) -> Iterator[None]:
+        self._complete(self._current[-1])
+        yield
 
     def shared_bytes(self) -> int:
         return self._shared
@@ -132,6 +187,12 @@ class EmulatedDevice:
 
         launch.library = library  # type: ignore[attr-defined]
         return launch
+
+
+def poisoned(array: np.ndarray) -> np.ndarray:
+    """The array with every byte 0xA5: -2.9e-16 as float32, -1515870811 as int32."""
+    np.asarray(array).view(np.uint8)[...] = 0xA5
+    return array
 
 
 def aligned(argument: np.ndarray) -> np.ndarray:

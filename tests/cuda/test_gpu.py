@@ -191,6 +191,28 @@ def test_more_than_2_to_the_31_elements(cupy: Any) -> None:
     assert cupy.asnumpy(y[-1, -3:]).tolist() == [1, 3, 5]
 
 
+@pytest.mark.parametrize("layout", ["NHW", "HWN"])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_numpy_images_in_blocks(cupy: Any, layout: str, method: str) -> None:
+    """Four times the limit goes through the device, which never holds more than the limit."""
+    x, k = operands((8, 600, 500), 9)
+    x = np.ascontiguousarray(np.moveaxis(x, 0, layout.index("N")))
+    limit = x.nbytes // 4
+    plan = xconv.plan(
+        x, k, layout=layout, boundary="reflect", method=method, max_memory=limit, backend="cuda"
+    )
+    pool, host = cupy.get_default_memory_pool(), cupy.get_default_pinned_memory_pool()
+    cupy.fft.config.get_plan_cache().clear()
+    host.free_all_blocks()
+    pool.free_all_blocks()
+    before = pool.total_bytes()
+    y = plan(x)
+    assert type(y) is np.ndarray
+    assert not agrees(y, x, k, layout=layout, boundary="reflect")
+    if method == "direct":
+        assert pool.total_bytes() - before <= limit
+
+
 def test_compute_sanitizer() -> None:
     tool = shutil.which("compute-sanitizer")
     if tool is None:

@@ -61,6 +61,10 @@ class Backend:
         """What `xconv info` prints below it: devices, instruction sets, what is missing and why."""
         return {}
 
+    def for_host(self) -> Backend | None:
+        """The backend that sends NumPy arrays here and fetches the results, if there is one."""
+        return None
+
     # Arrays in and out.
 
     def namespace(self, x: Any) -> Any:

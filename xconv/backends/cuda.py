@@ -22,6 +22,7 @@ from ..errors import MemoryLimitError
 from ..methods.base import Method
 from ..problem import Problem, itemsize
 from .base import Backend, refuse_masked
+from .streamed import StreamedBackend
 
 __all__ = ["CUDABackend"]
 
@@ -101,6 +102,13 @@ class CUDABackend(Backend):
                     f"{card['totalGlobalMem'] >> 20:,} MiB"
                 )
         return found
+
+    def for_host(self) -> Backend:
+        return self._for_host
+
+    @functools.cached_property
+    def _for_host(self) -> Backend:
+        return StreamedBackend(self)
 
     # Arrays in and out: the caller's own stay what they are, and are borrowed for a session.
 

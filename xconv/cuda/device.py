@@ -41,6 +41,21 @@ class Device(Protocol):
     def wait(self, mark: Any) -> None:
         """Orders what comes next on the current stream after a mark; the host does not wait."""
 
+    def finish(self, mark: Any) -> None:
+        """Has the host wait for a mark."""
+
+    def stream(self, which: int) -> AbstractContextManager[Any]:
+        """Makes one of several streams the current one, which wait for no other."""
+
+    def pinned(self, size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """A flat array in page-locked memory of the host, which copies need to be asynchronous."""
+
+    def send(self, values: np.ndarray[Any, Any], x: Any) -> None:
+        """Copy flat page-locked memory to the device on the current stream; nothing waits."""
+
+    def fetch(self, x: Any, values: np.ndarray[Any, Any]) -> None:
+        """Copy a flat array to page-locked memory of the host, likewise."""
+
     def owns(self, x: Any) -> bool:
         """Whether `x` is an array of the namespace."""
 
@@ -92,6 +107,28 @@ class CuPyDevice:
         made_on, event = mark
         if stream.ptr != made_on:
             stream.wait_event(event)
+
+    def finish(self, mark: Any) -> None:
+        mark[1].synchronize()
+
+    def stream(self, which: int) -> AbstractContextManager[Any]:
+        return self._stream(self.number(), which)  # type: ignore[no-any-return]
+
+    @functools.lru_cache(512)  # noqa: B019 - as for the kernels; the pool keeps memory by stream
+    def _stream(self, device: int, which: int) -> Any:
+        return self._cupy.cuda.Stream(non_blocking=True)
+
+    def pinned(self, size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        memory = self._cupy.cuda.alloc_pinned_memory(max(size, 1) * dtype.itemsize)
+        return np.frombuffer(memory, dtype, size)
+
+    def send(self, values: np.ndarray[Any, Any], x: Any) -> None:
+        stream = self._cupy.cuda.get_current_stream()
+        x.data.copy_from_host_async(values.ctypes.data, values.nbytes, stream)
+
+    def fetch(self, x: Any, values: np.ndarray[Any, Any]) -> None:
+        stream = self._cupy.cuda.get_current_stream()
+        x.data.copy_to_host_async(values.ctypes.data, values.nbytes, stream)
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, self._cupy.ndarray)

@@ -76,8 +76,8 @@ def run_any(
 
 def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:
     """Launch the tiled kernel; False where these strides or this device do not suit it."""
-    # The shape too: a plan may run its problem on parts of the batch.
-    key = device.number(), x.shape, x.strides, y.strides
+    # The problem too: a plan may run parts of the batch, or blocks of the images.
+    key = device.number(), problem, x.strides, y.strides
     if key not in weights.launches:
         weights.launches[key] = _tiled(device, problem, weights, x, y)
     launch = weights.launches[key]

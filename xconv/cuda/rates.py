@@ -32,7 +32,14 @@ def rates(card: str) -> Mapping[str, float]:
     """
     known = (figures for name, figures in CARDS.items() if name in card)
     memory, single, double = (_REACHED * n for n in next(known, CARDS["A100"]))
-    found = {"memory": memory, "calls": 1e5, "fft.calls": 2e4, "svd": 3e7, "efficiency": 1.0}
+    found = {
+        "memory": memory,
+        "transfer": _REACHED * 32e9,
+        "calls": 1e5,
+        "fft.calls": 2e4,
+        "svd": 3e7,
+        "efficiency": 1.0,
+    }
     # Multiply-adds per second (two operations each), and bytes of one element.
     kinds = {
         "float32": (single / 2, 4),

@@ -20,8 +20,10 @@ __all__ = [
     "Block",
     "Limits",
     "Method",
+    "Run",
     "blocks",
     "cut",
+    "find_runs",
     "floors",
     "fold",
     "gather",
@@ -187,7 +189,7 @@ def source_index(start: int, stop: int, size: int, boundary: str) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
     """Consecutive positions of a block that repeat consecutive elements of the image."""
 
     at: slice
@@ -195,11 +197,11 @@ class _Run:
     reverse: bool = False
 
 
-def _runs(start: int, stop: int, size: int, boundary: str) -> list[_Run]:
+def find_runs(start: int, stop: int, size: int, boundary: str) -> list[Run]:
     """The positions start, ..., stop - 1 as runs; those beyond a constant edge are left out."""
     if boundary == "constant" or (start >= 0 and stop <= size):
         low, high = min(max(start, 0), size), max(min(stop, size), 0)
-        return [_Run(slice(low - start, high - start), slice(low, high))] if low < high else []
+        return [Run(slice(low - start, high - start), slice(low, high))] if low < high else []
     index = source_index(start, stop, size, boundary)
     step = np.diff(index)
     runs, first = [], 0
@@ -209,7 +211,7 @@ def _runs(start: int, stop: int, size: int, boundary: str) -> list[_Run]:
             last += 1
         low, high = sorted((int(index[first]), int(index[last])))
         runs.append(
-            _Run(slice(first, last + 1), slice(low, high + 1), bool(index[last] < index[first]))
+            Run(slice(first, last + 1), slice(low, high + 1), bool(index[last] < index[first]))
         )
         first = last + 1
     return runs
@@ -238,16 +240,16 @@ def gather(backend: Backend, problem: Problem, x: Any, block: Block, dtype: str)
     first = len(block.lead) + 1
     read = spans(problem, block.box)
     part = x[(*block.lead, slice(None), *(slice(None),) * problem.spatial)]
-    axes: list[list[_Run]] = []
+    axes: list[list[Run]] = []
     for axis, ((a, b), n) in enumerate(zip(read, problem.size, strict=True), first):
-        runs = _runs(a, b, n, problem.boundary)
+        runs = find_runs(a, b, n, problem.boundary)
         if len(runs) > _MANY_RUNS:
             part = backend.take(part, source_index(a, b, n, problem.boundary), axis)
-            runs = [_Run(slice(0, b - a), slice(0, b - a))]
+            runs = [Run(slice(0, b - a), slice(0, b - a))]
         axes.append(runs)
     lead = (slice(None),) * first
 
-    def piece(runs: Sequence[_Run]) -> Any:
+    def piece(runs: Sequence[Run]) -> Any:
         source = part[(*lead, *(run.source for run in runs))]
         reverse = tuple(axis for axis, run in enumerate(runs, first) if run.reverse)
         return backend.convert(
@@ -282,7 +284,7 @@ def fold(backend: Backend, problem: Problem, padded: Any) -> Any:
         before = (slice(None),) * axis
         total = padded[(*before, slice(low, low + n), ...)]
         for start, stop in ((-low, 0), (n, n + high)):
-            for run in _runs(start, stop, n, problem.boundary):
+            for run in find_runs(start, stop, n, problem.boundary):
                 at = slice(run.at.start + start + low, run.at.stop + start + low)
                 part = padded[(*before, at, ...)]
                 source = (*before, run.source, ...)
