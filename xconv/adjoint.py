@@ -96,8 +96,12 @@ class _Forward:
         self.method = "direct" if method == "direct" else "auto"
 
     def by_input(self, gy: Any, k: Any) -> Any:
+        with self.backend.session(gy, gy) as (there, _):
+            result = self._by_input(there, self.backend.accept_kernel(k, there))
+            return self.backend.given_back(result, gy)
+
+    def _by_input(self, gy: Any, k: Any) -> Any:
         p, backend = self.problem, self.backend
-        k = backend.accept_kernel(k, gy)
         weights = backend.weights(p, k, gy)
         source = view(gy, p.views[2], backend.namespace(gy))
         constant = p.boundary == "constant"
@@ -122,8 +126,11 @@ class _Forward:
         return self._like(result, p.x_dtype, p.views[0], p.x_shape)
 
     def by_kernel(self, gy: Any, x: Any) -> Any:
+        with self.backend.session(gy, self.backend.accept(x)) as (there, x_there):
+            return self.backend.given_back(self._by_kernel(there, x_there), gy)
+
+    def _by_kernel(self, gy: Any, x: Any) -> Any:
         p, backend = self.problem, self.backend
-        x = backend.accept(x)
         xp = backend.namespace(x)
         image = backend.convert(view(x, p.views[0], xp), p.x_dtype, p.dtype)
         target = view(gy, p.views[2], xp)
@@ -181,7 +188,8 @@ class _Forward:
 
 
 def _forward(gy: Any, x: Any, k: Any, op: str, options: dict[str, Any]) -> _Forward:
-    backend = registry.find(gy)
+    options = options.copy()
+    backend = registry.find(gy, options.pop("backend", None))
     plan = api.plan_on(backend, op, _spec(x), _spec(k), **options)
     problem = plan.problem
     if np.dtype(problem.dtype).kind not in "fc":

@@ -141,7 +141,7 @@ class Plan:
     def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Candidate, Any]:
         """The method for this kernel, and what it keeps of it."""
         chosen = self._settled or self._choose(self._examine(kernel))[0]
-        weights = self.backend.weights(self.problem, kernel, like)
+        weights = self.backend.bound(self.problem, kernel, like)
         state = chosen.method.prepare(
             self.backend, self.problem, weights, chosen.facts, self.limits
         )

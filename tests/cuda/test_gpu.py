@@ -149,6 +149,31 @@ def test_torch_in_torch_out(cupy: Any) -> None:
     torch.testing.assert_close(out, y, rtol=0, atol=0)
 
 
+def test_gradients_of_torch_tensors(cupy: Any) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    import xconv.torch
+
+    x, k = RNG.standard_normal((2, 4, 30, 20)), RNG.standard_normal((6, 4, 3, 3))
+    ours, theirs = (
+        [torch.tensor(a, device="cuda", requires_grad=True) for a in (x, k)] for _ in range(2)
+    )
+    with torch.cuda.stream(torch.cuda.Stream()):
+        y = xconv.torch.correlate(
+            *ours, layout="NCHW", kernel_layout="OIHW", mode=((1, 1), (1, 1)), stride=2
+        )
+        z = torch.nn.functional.conv2d(*theirs, stride=2, padding=1)
+        gy = torch.randn_like(z)
+        y.backward(gy)
+        z.backward(gy)
+        torch.cuda.current_stream().synchronize()
+    # Both sum at most 2 * 15 * 10 products, of numbers below 6.
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.grad.is_cuda
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=2 * 300 * 300 * 36 * 2e-16)
+
+
 def test_jax_in_jax_out(cupy: Any) -> None:
     jax = pytest.importorskip("jax")
     if jax.default_backend() != "gpu":

@@ -7,6 +7,7 @@ step by a faster one.  A minimal one is a subclass with `name` and `owns`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import array_api_compat
@@ -79,6 +80,14 @@ class Backend:
         """Threads used unless told."""
         return 1
 
+    def session(self, x: Any, y: Any) -> AbstractContextManager[tuple[Any, Any]]:
+        """Both as arrays that every step takes, on the device and stream of `x` meanwhile."""
+        return nullcontext((x, y))
+
+    def given_back(self, y: Any, like: Any) -> Any:
+        """What a session has made, in the type of `like`."""
+        return y
+
     def accept_kernel(self, k: Any, x: Any) -> Any:
         """`k` as an array of this backend, or a NumPy array that goes to the device of `x`."""
         refuse_masked(k, "the kernel")
@@ -107,6 +116,10 @@ class Backend:
             weights = weights.astype(np.dtype(problem.dtype), copy=False)
             return self.asarray(weights, problem.accumulator, like)
         return self.convert(weights, problem.k_dtype, problem.dtype, problem.accumulator)
+
+    def bound(self, problem: Problem, kernel: Any, like: Any) -> Any:
+        """The kernel as the methods of this backend are given it: its `weights`."""
+        return self.weights(problem, kernel, like)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         """`x` on the host."""

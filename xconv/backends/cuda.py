@@ -138,7 +138,6 @@ class CUDABackend(Backend):
         return x if self.device.owns(x) else foreign.borrowed(x)
 
     def given_back(self, y: Any, like: Any) -> Any:
-        """`y` in the type of `like`."""
         if self.device.owns(y) and not self.device.owns(like):
             return foreign.given_back(y, like)
         return y
@@ -149,7 +148,7 @@ class CUDABackend(Backend):
             return self._borrowed(k)
         return super().accept_kernel(k, x)
 
-    def weights(self, problem: Problem, kernel: Any, like: Any) -> Weights:
+    def bound(self, problem: Problem, kernel: Any, like: Any) -> Weights:
         return Weights(self.device, problem, kernel)
 
     def to_numpy(self, x: Any) -> np.ndarray:

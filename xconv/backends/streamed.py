@@ -41,5 +41,5 @@ class StreamedBackend(CPUBackend):
     def to_numpy(self, x: Any) -> np.ndarray:
         return self.card.to_numpy(x)
 
-    def weights(self, problem: Problem, kernel: Any, like: Any) -> Weights:  # type: ignore[override]
-        return self.card.weights(problem, kernel, like)
+    def bound(self, problem: Problem, kernel: Any, like: Any) -> Weights:
+        return self.card.bound(problem, kernel, like)
