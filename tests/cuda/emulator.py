@@ -55,6 +55,25 @@ class Namespace:
         return call
 
 
+class Transforms:
+    """scipy.fft with the plans that CuPy keeps: the bytes of their work areas, last used last."""
+
+    def __init__(self) -> None:
+        self.plans: dict[Any, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(scipy.fft, name)
+
+        def call(x: np.ndarray, s: Any, axes: Any) -> Any:
+            y = function(x, s=s, axes=axes)
+            key = name, x.shape, y.shape, y.dtype
+            self.plans.pop(key, None)
+            self.plans[key] = max(x.nbytes, y.nbytes)
+            return y
+
+        return call
+
+
 class EmulatedDevice:
     """Implements xconv.cuda.device.Device.
 
@@ -72,12 +91,13 @@ class EmulatedDevice:
         options: tuple[str, ...] = (),
     ) -> None:
         self.xp: Any = Namespace()
-        self.fft = scipy.fft
+        self.fft = Transforms()
         self.specialise = specialise
         self.launches: list[str] = []
         """Names of the kernels that ran."""
         self.history: list[tuple[str, int]] = []
-        """What was asked of which stream: "send", "fetch", and "finish" where the host waits."""
+        """What was asked of which stream: "send", "fetch", "wait" for another, and "finish" where
+        the host waits for it."""
         self._streams: dict[int, list[Callable[[], None]]] = {-1: []}
         self._done = {-1: 0}
         self._current = [-1]
@@ -94,7 +114,9 @@ class EmulatedDevice:
         return stream, self._done[stream] + len(self._streams[stream])
 
     def wait(self, mark: tuple[int, int]) -> None:
-        self._complete(*mark)
+        if mark[0] != self._current[-1]:
+            self.history.append(("wait", self._current[-1]))
+            self._complete(*mark)
 
     def finish(self, mark: tuple[int, int]) -> None:
         self.history.append(("finish", mark[0]))
@@ -153,6 +175,11 @@ class EmulatedDevice:
 
     def shared_bytes(self) -> int:
         return self._shared
+
+    def trim_plans(self, most: int) -> None:
+        plans = self.fft.plans
+        while sum(plans.values()) > most:
+            del plans[next(iter(plans))]
 
     def processors(self) -> int:
         return 4

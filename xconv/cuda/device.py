@@ -72,6 +72,9 @@ class Device(Protocol):
     def processors(self) -> int:
         """Blocks that really run at the same time."""
 
+    def trim_plans(self, most: int) -> None:
+        """Forget transforms used least recently while all that are kept hold more bytes."""
+
     def kernel(self, name: str, source: str) -> Kernel:
         """The compiled kernel of that name, from a cache where it has been compiled before."""
 
@@ -150,6 +153,15 @@ class CuPyDevice:
 
     def processors(self) -> int:
         return self._attribute("MultiProcessorCount")
+
+    def trim_plans(self, most: int) -> None:
+        cache = self._cupy.fft.config.get_plan_cache()
+        if cache.get_curr_memsize() <= most:
+            return
+        for key, _ in reversed(list(cache)):  # which begins with the one used last
+            if cache.get_curr_memsize() <= most:
+                break
+            del cache[key]
 
     def kernel(self, name: str, source: str) -> Kernel:
         return self._kernel(self.number(), name, source)

@@ -21,7 +21,8 @@ __all__ = ["Streamed"]
 
 _IN_FLIGHT = 2
 """Blocks that are under way at a time, each on a stream of its own: while one is computed, the
-next is sent and the last is fetched."""
+next is sent and the last is fetched.  They are computed one after the other, since CuPy keeps one
+plan of a transform, with one work area, for all streams."""
 
 
 class Streamed(Method):
@@ -73,20 +74,21 @@ class Streamed(Method):
             return y
         device = self.card.device
         lead, box = _shape(problem, limits, backend.cut_order(x, problem))
-        called = device.mark()
+        before = device.mark()  # the kernel may come from the caller's stream
         slots: list[_Slot] = []
         try:
             whole = (*problem.batch, problem.groups)
             for n, block in enumerate(blocks(whole, problem.output, (*lead, *box))):
                 with device.stream(n % _IN_FLIGHT):
                     if n < _IN_FLIGHT:
-                        device.wait(called)  # the kernel may come from the caller's stream
                         slots.append(_Slot(device, problem, lead, box))
                     slot = slots[n % _IN_FLIGHT]
                     slot.store(y)
                     part = _part(problem, block)
                     source, target = slot.send(part, block, x, y)
+                    device.wait(before)
                     self.row.run(self.card, part.problem, state, source, target, _of_row(limits))
+                    before = device.mark()
                     slot.fetch()
             for slot in slots:
                 slot.store(y)

@@ -73,7 +73,7 @@ class _OnViews(Method):
                     view(target, problem.views[2], device.xp),
                 )
                 super().run(backend, problem, held, *views, limits)
-                self.repair(backend, problem, weights, facts, held, source, target)
+                self.repair(backend, problem, weights, facts, held, limits, source, target)
         return backend.given_back(y, x)
 
     def repair(
@@ -83,6 +83,7 @@ class _OnViews(Method):
         weights: Weights,
         facts: Any,
         held: Any,
+        limits: Limits,
         x: Any,
         y: Any,
     ) -> None:
@@ -94,6 +95,10 @@ class ArrayDirect(_OnViews, Direct):
 
 
 class CuFFT(_OnViews, FFT):
+    # cuFFT's manual: about the data once more, and up to eight times that for large primes, which
+    # `good_size` keeps away from.
+    work_areas = 2
+
     def refuses(self, problem: Problem) -> str | None:
         return FFT.refuses(self, problem) or kernel_refusal(problem)
 
@@ -104,9 +109,11 @@ class CuFFT(_OnViews, FFT):
         weights: Weights,
         facts: Any,
         held: Any,
+        limits: Limits,
         x: Any,
         y: Any,
     ) -> None:
+        backend.device.trim_plans(limits.max_memory)  # their work areas stay after the call
         points = math.prod(held.tiles.transform)
         _repair(backend, problem, weights, float(facts), points, x, y)
 
@@ -134,6 +141,7 @@ class SeparablePasses(_OnViews, Separable):
         weights: Weights,
         facts: Any,
         held: Any,
+        limits: Limits,
         x: Any,
         y: Any,
     ) -> None:
