@@ -41,7 +41,7 @@ def _load() -> tuple[dict[str, Backend], dict[str, str]]:
         except Exception as error:  # another package's mistake must not break xconv
             failed[name] = f"{type(error).__name__}: {error}"
         else:
-            found[name] = calibration.calibrated(backend)
+            found[name] = backend
     return found, failed
 
 
@@ -57,7 +57,13 @@ def failures() -> dict[str, str]:
 
 @functools.cache
 def _cpu() -> Backend:
-    return backends()["cpu"]
+    return _ready(backends()["cpu"])
+
+
+@functools.cache
+def _ready(backend: Backend) -> Backend:
+    """With the rates of this machine, which are looked up when a backend is first used."""
+    return calibration.calibrated(backend)
 
 
 def find(x: Any, name: str | None = None) -> Backend:
@@ -74,7 +80,7 @@ def find(x: Any, name: str | None = None) -> Backend:
                     f"x is a {type(x).__module__}.{type(x).__name__}, which the backend "
                     f'"{backend.name}" runs, but it is not available: {reason}'
                 )
-            return backend
+            return _ready(backend)
     failed = "".join(
         f"; backend {name!r} failed to load ({why})" for name, why in failures().items()
     )
@@ -95,6 +101,7 @@ def _named(name: str, x: Any) -> Backend:
     reason = backend.unavailable()
     if reason:
         raise BackendUnavailable(f'backend="{name}" is not available: {reason}')
+    _ready(backend)
     if backend.owns(x):
         return backend
     found = backend.for_host() if known["cpu"].owns(x) else None

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,6 +103,7 @@ class EmulatedDevice:
         self._done = {-1: 0}
         self._current = [-1]
         self.pinned_bytes = 0
+        self.card = "emulated, sm_00"
         self._shared = shared
         self._order = order
         self._options = options
@@ -156,6 +158,14 @@ class EmulatedDevice:
         self.history.append((name, stream))
         poisoned(target)
         self._streams[stream].append(lambda: np.copyto(np.asarray(target), np.asarray(source)))
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
+    def details(self) -> dict[str, str]:
+        return {"driver": "CUDA 13.0", "device 0": self.card}
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, DeviceArray)

@@ -6,6 +6,7 @@ step by a faster one.  A minimal one is a subclass with `name` and `owns`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
@@ -45,6 +46,8 @@ class Backend:
     """Units per second of one worker, by the names that the methods' Work uses."""
     block_bytes = 1 << 22
     """Scratch that a block should stay within to be fast."""
+    parallel = 1
+    """Times the work of one core that keeps one worker busy."""
 
     def owns(self, x: Any) -> bool:
         """Whether arrays like `x` are this backend's."""
@@ -65,6 +68,22 @@ class Backend:
     def for_host(self) -> Backend | None:
         """The backend that sends NumPy arrays here and fetches the results, if there is one."""
         return None
+
+    # What `xconv calibrate` needs.
+
+    def default_rates(self) -> Mapping[str, float]:
+        """The rates that hold until some are measured."""
+        return type(self).rates
+
+    def from_numpy(self, x: np.ndarray) -> Any:
+        """`x` as an array of this backend; None where that takes another array like it."""
+        return None
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """How long a call and the work that it orders take."""
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
 
     # Arrays in and out.
 

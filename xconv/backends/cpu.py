@@ -114,6 +114,9 @@ class CPUBackend(Backend):
     def workers(self) -> int:
         return _cpus()
 
+    def from_numpy(self, x: np.ndarray) -> np.ndarray:
+        return x
+
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,7 @@ class CUDABackend(Backend):
         SeparablePasses(),
         ArrayDirect(),
     )
+    parallel = 64  # a call of what takes a core a millisecond would measure the call
     block_bytes = 32 << 20  # a few transforms that stay in the second-level cache of an H100
 
     def __init__(self, device: Device | None = None) -> None:
@@ -54,12 +55,21 @@ class CUDABackend(Backend):
 
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:  # type: ignore[override]
+        return self.default_rates()
+
+    def default_rates(self) -> Mapping[str, float]:
         if self._given is None and status()[0] == "ok":
             import cupy
 
             card = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
             return rates(card)
         return rates("H100")
+
+    def from_numpy(self, x: np.ndarray) -> Any:
+        return self.device.xp.asarray(x)
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        return self.device.seconds(run)
 
     def owns(self, x: Any) -> bool:
         if self._given is not None:
@@ -87,21 +97,13 @@ class CUDABackend(Backend):
         return "CuPy of unknown version"
 
     def details(self) -> Mapping[str, str]:
-        state, sentence = status()
-        found = {"status": f"{state}: {sentence}", "compiled kernels": str(cache_folder())}
-        if state == "ok":
-            import cupy
-
-            runtime = cupy.cuda.runtime
-            found["driver"] = _version(runtime.driverGetVersion())
-            found["runtime"] = _version(runtime.runtimeGetVersion())
-            for n in range(runtime.getDeviceCount()):
-                card = runtime.getDeviceProperties(n)
-                found[f"device {n}"] = (
-                    f"{card['name'].decode()}, sm_{card['major']}{card['minor']}, "
-                    f"{card['totalGlobalMem'] >> 20:,} MiB"
-                )
-        return found
+        found = {"compiled kernels": str(cache_folder())}
+        if self._given is None:
+            state, sentence = status()
+            found = {"status": f"{state}: {sentence}", **found}
+            if state != "ok":
+                return found
+        return {**found, **self.device.details()}
 
     def for_host(self) -> Backend:
         return self._for_host
@@ -199,8 +201,3 @@ class CUDABackend(Backend):
     def inverse(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
         fft = self.device.fft
         return (fft.ifftn if dtype.startswith("complex") else fft.irfftn)(x, s=n, axes=axes)
-
-
-def _version(number: int) -> str:
-    """CUDA's 12040 as "12.4"."""
-    return f"CUDA {number // 1000}.{number % 1000 // 10}"

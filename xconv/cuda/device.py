@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,6 +55,12 @@ class Device(Protocol):
 
     def fetch(self, x: Any, values: np.ndarray[Any, Any]) -> None:
         """Copy a flat array to page-locked memory of the host, likewise."""
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """How long a call and the work that it orders on the current stream take."""
+
+    def details(self) -> Mapping[str, str]:
+        """Driver, runtime and cards."""
 
     def owns(self, x: Any) -> bool:
         """Whether `x` is an array of the namespace."""
@@ -133,6 +139,28 @@ class CuPyDevice:
         stream = self._cupy.cuda.get_current_stream()
         x.data.copy_to_host_async(values.ctypes.data, values.nbytes, stream)
 
+    def seconds(self, run: Callable[[], Any]) -> float:
+        begin, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(self._cupy.cuda.get_elapsed_time(begin, end)) / 1e3
+
+    def details(self) -> Mapping[str, str]:
+        runtime = self._cupy.cuda.runtime
+        found = {
+            "driver": _version(runtime.driverGetVersion()),
+            "runtime": _version(runtime.runtimeGetVersion()),
+        }
+        for n in range(runtime.getDeviceCount()):
+            card = runtime.getDeviceProperties(n)
+            found[f"device {n}"] = (
+                f"{card['name'].decode()}, sm_{card['major']}{card['minor']}, "
+                f"{card['totalGlobalMem'] >> 20:,} MiB"
+            )
+        return found
+
     def owns(self, x: Any) -> bool:
         return isinstance(x, self._cupy.ndarray)
 
@@ -204,6 +232,11 @@ class CuPyDevice:
             raise RuntimeError(f"NVRTC could not compile a kernel of xconv: {log}") from error
         finally:
             nvrtc.destroyProgram(program)
+
+
+def _version(number: int) -> str:
+    """CUDA's 12040 as "12.4"."""
+    return f"CUDA {number // 1000}.{number % 1000 // 10}"
 
 
 def cache_folder() -> Path:

@@ -55,6 +55,7 @@ def rates(card: str) -> Mapping[str, float]:
         found[f"direct.{dtype}"] = products
         found[f"any.{dtype}"] = products / 12  # address arithmetic for each product
         found[f"gather.{dtype}"] = memory / (2 * size)
+        found[f"array.{dtype}"] = memory / (5 * size)  # a product, and a sum of three arrays
         found[f"spectral.{dtype}"] = memory / (3 * size)
         # A transform of 2^20 points moves each point in and out twice.
         found[f"fft.{dtype}"] = found[f"fft.large.{dtype}"] = 20 * memory / (4 * size)

@@ -93,6 +93,12 @@ class _OnViews(Method):
 class ArrayDirect(_OnViews, Direct):
     """For what has more axes than the kernels have room for."""
 
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        work = super().work(problem, limits, facts)
+        rate = f"array.{problem.accumulator}"
+        amounts = ((rate if n.startswith("direct.") else n, a) for n, a in work.amounts)
+        return replace(work, amounts=tuple(amounts))
+
 
 class CuFFT(_OnViews, FFT):
     # cuFFT's manual: about the data once more, and up to eight times that for large primes, which
