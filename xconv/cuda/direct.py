@@ -14,7 +14,7 @@ from ..problem import Axis, Problem, Work, itemsize
 from . import tiling
 from .device import Device
 from .geometry import Geometry, geometry
-from .launch import Launch, any_launch, any_refusal, tiled_launch
+from .launch import Launch, any_refusal, launch_any, tiled_launch
 from .source import sum_dtype, supported
 from .weights import Weights
 
@@ -67,11 +67,17 @@ def run_any(
         steps(y.strides, problem.dtype, problem.y_axes),
         () if safe is None else tuple(safe.strides),
     )
-    launch = any_launch(
-        device, where, problem.x_dtype, problem.dtype, _cval(problem), device.number()
+    launch_any(
+        device,
+        where,
+        problem.x_dtype,
+        problem.dtype,
+        _cval(problem),
+        device.pointer(x),
+        device.pointer(y),
+        weights.pointer(device),
+        0 if safe is None else device.pointer(safe),
     )
-    skip = 0 if safe is None else device.pointer(safe)
-    launch(device.pointer(x), device.pointer(y), weights.pointer(device), skip)
 
 
 def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:

@@ -22,7 +22,7 @@ from ..problem import Problem, Work, itemsize
 from . import tiling
 from .direct import kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
-from .launch import any_launch, tiled_launch
+from .launch import launch_any, tiled_launch
 from .source import sum_dtype
 from .weights import Weights
 
@@ -91,7 +91,7 @@ class _OnViews(Method):
 
 
 class ArrayDirect(_OnViews, Direct):
-    """For what has more axes than the kernels have room for."""
+    """For more convolved axes than the kernels have room for."""
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         work = super().work(problem, limits, facts)
@@ -192,8 +192,11 @@ class SeparablePasses(_OnViews, Separable):
         launch = None
         if not tiling.refusal(where):
             launch = tiled_launch(device, where, dtype, dtype, zero, 0, device.specialise, number)
-        launch = launch or any_launch(device, where, dtype, dtype, zero, number)
-        launch(device.pointer(part), device.pointer(result), device.pointer(taps))
+        addresses = device.pointer(part), device.pointer(result), device.pointer(taps)
+        if launch:
+            launch(*addresses)
+        else:
+            launch_any(device, where, dtype, dtype, zero, *addresses)
         return result
 
 
