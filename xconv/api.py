@@ -359,4 +359,9 @@ def _cached(
         layout, kernel_layout, out_layout, axes, mode, boundary, cval, stride, dilation, groups,
         dtype,
     )  # fmt: skip
+    if not backend.bfloat16 and "bfloat16" in (problem.x_dtype, problem.k_dtype, problem.dtype):
+        raise ArgumentTypeError(
+            "bfloat16 is computed on CUDA devices alone; convert x and the kernel to float32, or "
+            'send them to one with backend="cuda"'
+        )
     return Plan(problem, backend, method, Limits(workers, max_memory, backend.block_bytes))

@@ -168,6 +168,25 @@ def test_torch_in_torch_out(cupy: Any) -> None:
     torch.testing.assert_close(out, y, rtol=0, atol=0)
 
 
+def test_bfloat16(cupy: Any) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    if int(cupy.__version__.split(".")[0]) < 14:
+        pytest.skip("CuPy has bfloat16 from version 14")
+    x, k = (a.astype(ml_dtypes.bfloat16) for a in operands((2, 40, 50), 5))
+    right = reference.expected(x.astype("f4"), k.astype("f4"))
+    allowed = right.bound(right.direct) + 2.0**-7 * np.abs(right.values)  # two last places
+    source = cupy.asarray(x)
+    answers = [cupy.asnumpy(xconv.convolve(source, taps)) for taps in (k, cupy.asarray(k))]
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        tensor = torch.tensor(x.astype("f4"), device="cuda").to(torch.bfloat16)
+        y = xconv.convolve(tensor, k)
+        assert y.dtype == torch.bfloat16
+        answers.append(y.float().cpu().numpy())
+    for y in answers:
+        assert (np.abs(y.astype(np.longdouble) - right.values) <= allowed).all()
+
+
 def test_gradients_of_torch_tensors(cupy: Any) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

@@ -46,6 +46,8 @@ class Backend:
     """Units per second of one worker, by the names that the methods' Work uses."""
     block_bytes = 1 << 22
     """Scratch that a block should stay within to be fast."""
+    bfloat16 = False
+    """Whether there are methods for it."""
     parallel = 1
     """Times the work of one core that keeps one worker busy."""
 

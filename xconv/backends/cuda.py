@@ -43,6 +43,7 @@ class CUDABackend(Backend):
         SeparablePasses(),
         ArrayDirect(),
     )
+    bfloat16 = True
     parallel = 64  # a call of what takes a core a millisecond would measure the call
     block_bytes = 32 << 20  # a few transforms that stay in the second-level cache of an H100
 

@@ -22,6 +22,7 @@ class StreamedBackend(CPUBackend):
     """What `backend="cuda"` means for NumPy arrays: NumPy in and out, each row streamed."""
 
     name = "cuda"
+    bfloat16 = True
 
     def __init__(self, card: CUDABackend) -> None:
         self.card = card

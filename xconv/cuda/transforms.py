@@ -37,6 +37,11 @@ class _OnViews(Method):
 
     on_user_axes = True
 
+    def refuses(self, problem: Problem) -> str | None:
+        if "bfloat16" in (problem.x_dtype, problem.dtype):
+            return "CuPy has no transforms of bfloat16, and not all array operations"
+        return super().refuses(problem)
+
     def prepare(
         self,
         backend: Any,
@@ -106,7 +111,7 @@ class CuFFT(_OnViews, FFT):
     work_areas = 2
 
     def refuses(self, problem: Problem) -> str | None:
-        return FFT.refuses(self, problem) or kernel_refusal(problem)
+        return super().refuses(problem) or kernel_refusal(problem)
 
     def repair(
         self,
@@ -128,7 +133,7 @@ class SeparablePasses(_OnViews, Separable):
     """Each pass is a one-dimensional correlation by our kernels."""
 
     def refuses(self, problem: Problem) -> str | None:
-        return Separable.refuses(self, problem) or kernel_refusal(problem)
+        return super().refuses(problem) or kernel_refusal(problem)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         work = super().work(problem, limits, facts)
