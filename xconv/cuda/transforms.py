@@ -106,9 +106,7 @@ class ArrayDirect(_OnViews, Direct):
 
 
 class CuFFT(_OnViews, FFT):
-    # cuFFT's manual: about the data once more, and up to eight times that for large primes, which
-    # `good_size` keeps away from.
-    work_areas = 2
+    work_areas = 2  # assumed of lengths that `good_size` gives; tests/cuda/test_gpu.py checks it
 
     def refuses(self, problem: Problem) -> str | None:
         return super().refuses(problem) or kernel_refusal(problem)
