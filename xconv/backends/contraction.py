@@ -81,6 +81,9 @@ class _Contraction:
         self.first = problem.spatial - 1
         while self.first and self.inner < _LANES:
             self.first -= 1
+        # The channels go inside of the taps where they are so in memory or make the longer run.
+        inside = x.strides[self.lead + 1] <= x.strides[-1] or problem.inputs >= problem.kernel[-1]
+        self.channels = 2 + (problem.spatial if inside else self.first)  # their axis in the sums
         self.narrow = problem.kernel[-1] * problem.inputs * self.outputs <= _DOTS
 
     @property
@@ -118,8 +121,9 @@ class _Contraction:
                 total = next(parts)
                 for part in parts:
                     total += part
-        total = total.reshape(p.groups, self.outputs, *p.kernel, p.inputs)
-        return np.moveaxis(total, -1, 2)
+        order = list(p.kernel)
+        order.insert(self.channels - 2, p.inputs)
+        return np.moveaxis(total.reshape(p.groups, self.outputs, *order), self.channels, 2)
 
     def _bytes(self, shape: Sequence[int]) -> int:
         """Scratch of a block: what is gathered, and what is laid out from it and from gy."""
@@ -151,7 +155,9 @@ class _Contraction:
         groups, size = source.shape[lead], math.prod(source.shape[:lead])
         last = slice(first, None)
         x = _windows(source, p.extent[last], p.stride[last], p.dilation[last], lead + 2 + first)
-        x = x.transpose(lead, *range(lead), *range(lead + 2, x.ndim), lead + 1)
+        positions, taps = np.split(np.arange(lead + 2, x.ndim), [p.spatial])
+        lanes = np.insert(taps, self.channels - 2 - first, lead + 1)
+        x = x.transpose(lead, *range(lead), *positions, *lanes)
         x = np.ascontiguousarray(x).reshape(
             groups, size, *source.shape[lead + 2 : lead + 2 + first], *gy.shape[2 + lead + first :],
             self.inner,
@@ -210,6 +216,7 @@ class _Contraction:
                 sums += np.matmul(flat[:, :, a:b], image.transpose(0, 2, 1))
         if not np.isfinite(result).all():
             return self._products(block)  # a NaN or infinity times zero is not zero
+        result = np.moveaxis(result, -1, self.channels)
         return result.reshape(groups, self.outputs, *p.kernel[: self.first], self.inner)
 
 
