@@ -127,8 +127,8 @@ def exact_kernel_gradient(x: np.ndarray, gy: np.ndarray, taps: int, stride: int)
 
 
 LAYERS = [
-    # N, C, O, size, taps, stride, groups: channels side by side as lanes; with taps; one group
-    # per channel, whose sums are dot products; two kernels of one channel; one long axis.
+    # N, C, O, size, taps, stride, groups: more lanes than a vector has, then fewer; a kernel per
+    # channel; a single channel.
     (3, 20, 6, 40, 3, 1, 1), (3, 3, 8, 37, 5, 2, 1), (3, 8, 8, 40, 3, 1, 8), (3, 4, 4, 41, 3, 2, 4),
     (3, 1, 2, 41, 3, 1, 1),
 ]  # fmt: skip
