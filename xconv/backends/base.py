@@ -17,7 +17,7 @@ import numpy as np
 from ..arguments import dtype_name
 from ..errors import ArgumentTypeError, MemoryLimitError
 from ..layout import view
-from ..methods.base import Block, Method
+from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
@@ -258,6 +258,14 @@ class Backend:
         if dtype.startswith("complex"):
             return xp.fft.ifftn(x, s=n, axes=axes)
         return xp.fft.irfftn(x, s=n, axes=axes)
+
+    def kernel_sums(self, problem: Problem, x: Any, gy: Any, limits: Limits) -> Any:
+        """The sum over b and p of conj(gy[b, g, o, p]) xp[b, g, i, p*s + t*d], (G, O, I, taps...).
+
+        `x` and `gy` are canonical, the sums of the accumulator's dtype.  None where the backend
+        has no faster way than a correlation of `x` with `gy`.
+        """
+        return None
 
     def cut_order(self, x: Any, problem: Problem) -> Sequence[int]:
         """Axes of (batch..., G, spatial...), those to cut into blocks first at the front."""

@@ -19,7 +19,7 @@ from ..problem import BOUNDARIES, Problem, Work, itemsize
 if TYPE_CHECKING:
     from .base import Backend
 
-__all__ = ["NativeDirect"]
+__all__ = ["NativeDirect", "contract"]
 
 DTYPES = frozenset(
     f"{kind}{bits}"
@@ -109,4 +109,35 @@ def _compiled(problem: Problem) -> _native.Direct:
     )
 
 
-atexit.register(_compiled.cache_clear)  # before the module that the objects belong to is unloaded
+def contract(weights: np.ndarray, x: np.ndarray, out: np.ndarray, max_memory: int) -> None:
+    """out[g, o, t..., l] = sum over p... of weights[g, o, p...] * x[g, p..., l, t...].
+
+    A correlation with a single position: l and t are its batch.
+    """
+    size, spatial = weights.shape, weights.ndim - 3
+    taps = x.shape[spatial + 3 :]
+    _contraction(weights.dtype.name, size, x.shape[spatial + 2], taps).run(
+        x, weights, out, 1, max_memory
+    )
+
+
+@lru_cache(256)
+def _contraction(
+    dtype: str, kernel: tuple[int, ...], lanes: int, taps: tuple[int, ...]
+) -> _native.Direct:
+    groups, outputs, inputs, *positions = kernel
+    spatial, n = len(positions), len(taps)
+    ones = (1,) * spatial
+    x_axes = [(size, spatial + 3 + t, 1) for t, size in enumerate(taps)]
+    x_axes += [(lanes, spatial + 2, 1), (groups, 0, 1), (inputs, 1, 1)]
+    x_axes += [(size, 2 + p, 1) for p, size in enumerate(positions)]
+    y_axes = [(size, 2 + t, 1) for t, size in enumerate(taps)]
+    y_axes += [(lanes, 2 + n, 1), (groups, 0, 1), (outputs, 1, 1), *[(1, -1, 1)] * spatial]
+    return _native.Direct(
+        dtype, dtype, x_axes, y_axes, spatial, kernel, ones, ones, (0,) * spatial, 0, 0.0, False
+    )
+
+
+# Before the module that the objects belong to is unloaded.
+atexit.register(_compiled.cache_clear)
+atexit.register(_contraction.cache_clear)

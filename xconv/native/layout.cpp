@@ -257,7 +257,10 @@ void Traversal::set_rows() {
     }
   }
   const int kernels = int(std::min(d_.outputs, ptrdiff_t(a_max)));
-  if (row_ >= 0 && rows_ >= kernels) {
+  // Of a layer's few taps, `rows` spends most steps at the ends of the kernel, where it computes
+  // fewer than R rows; a bank has no ends.
+  const bool layer = d_.inputs > 1 && kernels > 2;
+  if (row_ >= 0 && rows_ >= kernels && !layer) {
     op_ = Op::rows;
   } else if (kernels > 1) {
     op_ = Op::bank;
