@@ -61,10 +61,11 @@ class Plan:
             and type(cheapest.method).examine is Method.examine
             else None
         )
+        self._known = self._rows
         self._bound: tuple[planner.Candidate, Any] | None = None
         if kernel is not None:
             examine = self._examine(kernel)
-            self._rows = tuple(
+            self._known = tuple(
                 planner.examined(row, problem, backend.rates, limits, examine) for row in self._rows
             )
             self._bound = self._prepared(kernel, like)
@@ -127,11 +128,14 @@ class Plan:
         return y if result is target else restored(result, problem.views[2], problem.y_shape, xp)
 
     def _choice(self) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
-        return self._choose(None)
+        """What is known of the kernel that the plan was made with, if any."""
+        return self._choose(self._known, None)
 
-    def _choose(self, examine: Any) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
+    def _choose(
+        self, rows: tuple[planner.Candidate, ...], examine: Any
+    ) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
         return planner.choose(
-            self._rows, self._wanted, self.problem, self.backend.rates, self.limits, examine
+            rows, self._wanted, self.problem, self.backend.rates, self.limits, examine
         )
 
     def _examine(self, kernel: Any) -> Any:
@@ -140,7 +144,7 @@ class Plan:
 
     def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Candidate, Any]:
         """The method for this kernel, and what it keeps of it."""
-        chosen = self._settled or self._choose(self._examine(kernel))[0]
+        chosen = self._settled or self._choose(self._rows, self._examine(kernel))[0]
         weights = self.backend.weights(self.problem, kernel, like)
         state = chosen.method.prepare(
             self.backend, self.problem, weights, chosen.facts, self.limits
