@@ -62,7 +62,7 @@ class Plan:
             else None
         )
         self._known = self._rows
-        self._bound: tuple[planner.Candidate, Any] | None = None
+        self._bound: tuple[planner.Row, Any] | None = None
         if kernel is not None:
             examine = self._examine(kernel)
             self._known = tuple(
@@ -75,12 +75,17 @@ class Plan:
         """Name of the method that runs, or would for a kernel of which nothing is known."""
         return self._choice()[0].method.name
 
+    @property
+    def candidates(self) -> tuple[planner.Candidate, ...]:
+        """The lines of `explain` as records: every method, cheapest first, those refused last."""
+        return planner.candidates(*self._choice())
+
     def explain(self) -> str:
         """The method chosen, what each candidate would cost, and why the others were refused.
 
         Predicted seconds, scratch bytes (all workers together), and bytes that the plan keeps.
         """
-        return planner.table(*self._choice(), self.problem, self.limits)
+        return planner.table(self.candidates, self.problem, self.limits)
 
     def __repr__(self) -> str:
         p = self.problem
@@ -103,7 +108,7 @@ class Plan:
         """The result for an array and a kernel that are known to fit."""
         return self.execute(x, *self._prepared(kernel, x), out)
 
-    def execute(self, x: Any, chosen: planner.Candidate, state: Any, out: Any) -> Any:
+    def execute(self, x: Any, chosen: planner.Row, state: Any, out: Any) -> Any:
         """The result of a method that has been chosen and prepared."""
         if out is None:
             y = self.backend.empty(self.problem.y_shape, self.problem.dtype, x)
@@ -127,13 +132,13 @@ class Plan:
         result = method.run(self.backend, problem, state, source, target, limits)
         return y if result is target else restored(result, problem.views[2], problem.y_shape, xp)
 
-    def _choice(self) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
+    def _choice(self) -> tuple[planner.Row, tuple[planner.Row, ...]]:
         """What is known of the kernel that the plan was made with, if any."""
         return self._choose(self._known, None)
 
     def _choose(
-        self, rows: tuple[planner.Candidate, ...], examine: Any
-    ) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
+        self, rows: tuple[planner.Row, ...], examine: Any
+    ) -> tuple[planner.Row, tuple[planner.Row, ...]]:
         return planner.choose(
             rows, self._wanted, self.problem, self.backend.rates, self.limits, examine
         )
@@ -142,7 +147,7 @@ class Plan:
         host = view(self.backend.to_numpy(kernel), self.problem.views[1], np)
         return lambda method: method.examine(self.problem, host)
 
-    def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Candidate, Any]:
+    def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Row, Any]:
         """The method for this kernel, and what it keeps of it."""
         chosen = self._settled or self._choose(self._rows, self._examine(kernel))[0]
         weights = self.backend.weights(self.problem, kernel, like)
