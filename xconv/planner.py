@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from .cost import seconds
@@ -11,7 +12,7 @@ from .errors import ArgumentError, MemoryLimitError, MethodRefused, XconvError
 from .methods.base import Limits, Method
 from .problem import Problem, Work
 
-__all__ = ["Candidate", "Row", "candidates", "choose", "examined", "price", "table"]
+__all__ = ["Candidate", "Row", "Times", "candidates", "choose", "examined", "price", "table"]
 
 NO_VALUES = "it needs the kernel's values, and the plan was made without them"
 
@@ -32,6 +33,16 @@ class Row:
     """What the method found in the kernel's values, once it has examined them."""
     examined: bool = False
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """Method and note, which tell rows apart, and kernels that one method treats unlike."""
+        return self.method.name, self.work.note
+
+
+Times = Mapping[tuple[str, str], float]
+"""Measured seconds by `Row.name`."""
+NO_TIMES: Times = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -43,6 +54,8 @@ class Candidate:
     """Which implementation, of which rank, in which tiles."""
     seconds: float | None = None
     """Predicted; None if the method is refused."""
+    measured: float | None = None
+    """Seconds that it took on this machine, if the plan was tuned and tried it."""
     scratch: int = 0
     """Bytes beyond `x`, the kernel and the result, all workers together."""
     kept: int = 0
@@ -80,10 +93,12 @@ def choose(
     rates: Mapping[str, float],
     limits: Limits,
     examine: Callable[[Method], Any] | None,
+    times: Times = NO_TIMES,
 ) -> tuple[Row, tuple[Row, ...]]:
     """The cheapest row of the name wanted, and all rows with what is now known.
 
-    `examine` looks at the kernel's values for a method; None where there are none.
+    `examine` looks at the kernel's values for a method; None where there are none.  Of rows with
+    measured times the fastest is taken.
     """
     known = {row.method.name for row in rows}
     if method != "auto" and method not in known:
@@ -97,7 +112,7 @@ def choose(
         able = [row for row in wanted if row.refusal is None]
         if not able:
             raise _refused(method, wanted)
-        best = min(able, key=lambda row: row.seconds)
+        best = min(able, key=lambda row: (row.name not in times, times.get(row.name, row.seconds)))
         if best.examined:
             return best, tuple(found)
         found[found.index(best)] = examined(best, problem, rates, limits, examine)
@@ -137,8 +152,8 @@ def _refused(method: str, rows: Sequence[Row]) -> XconvError:
     return (MemoryLimitError if any(row.memory for row in rows) else MethodRefused)(text)
 
 
-def candidates(chosen: Row, rows: Sequence[Row]) -> tuple[Candidate, ...]:
-    """The rows as records, cheapest first, those refused last."""
+def candidates(chosen: Row, rows: Sequence[Row], times: Times) -> tuple[Candidate, ...]:
+    """The rows as records, the cheapest prediction first, those refused last."""
     return tuple(
         Candidate(row.method.name, row.method.variant, refusal=row.refusal)
         if row.refusal is not None
@@ -146,6 +161,7 @@ def candidates(chosen: Row, rows: Sequence[Row]) -> tuple[Candidate, ...]:
             row.method.name,
             row.work.note,
             row.seconds,
+            times.get(row.name),
             row.work.scratch,
             row.work.kept,
             chosen=row.method is chosen.method,
@@ -156,18 +172,25 @@ def candidates(chosen: Row, rows: Sequence[Row]) -> tuple[Candidate, ...]:
 
 def table(candidates: Sequence[Candidate], problem: Problem, limits: Limits) -> str:
     """The candidates as text: what each would cost, and why the others were refused."""
+    tuned = any(c.measured is not None for c in candidates)
+    measured = f" {'measured':>10}" if tuned else ""
     lines = [
         f"{problem.op} {_form(problem)}",
-        f"{'method':<12} {'seconds':>10} {'scratch':>12} {'kept':>12}",
+        f"{'method':<12} {'seconds':>10}{measured} {'scratch':>12} {'kept':>12}",
     ]
     for c in candidates:
         mark = "*" if c.chosen else " "
         if c.seconds is None:
             lines.append(f"{mark}{c.method:<11} refused: {c.refusal}")
             continue
+        if tuned:
+            measured = f" {'' if c.measured is None else f'{c.measured:.3g}':>10}"
         lines.append(
-            f"{mark}{c.method:<11} {c.seconds:>10.3g} {c.scratch:>12,} {c.kept:>12,}  {c.note}"
+            f"{mark}{c.method:<11} {c.seconds:>10.3g}{measured} {c.scratch:>12,} {c.kept:>12,}"
+            f"  {c.note}"
         )
+    if tuned:
+        lines.append("tuned: timed on this machine, the fastest is taken")
     lines.append(f"workers {limits.workers}, max_memory {limits.max_memory:,} bytes")
     return "\n".join(lines)
 
