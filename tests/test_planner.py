@@ -155,7 +155,7 @@ def test_candidates_are_what_explain_prints() -> None:
     chosen = [row for row in plan.candidates if row.chosen]
     assert [row.method for row in chosen] == [plan.method]
     assert plan.candidates[0] == chosen[0]
-    assert {"rank 1"} == {row.note for row in plan.candidates if row.method == "separable"}
+    assert all("rank 1" in row.note for row in plan.candidates if row.method == "separable")
     rough = xconv.plan(x, RNG.standard_normal((31, 31))).candidates[-1]
     assert (rough.method, rough.seconds) == ("separable", None)
     assert "not a sum of 15 or fewer outer products" in str(rough.refusal)
