@@ -47,7 +47,7 @@ def test_rows_are_continued(layout: str, boundary: str, mode: object, workers: i
     sizes = {"N": 3, "H": 21, "W": 13}
     x = RNG.standard_normal([sizes[letter] for letter in layout]).astype("f4")
     k = kernel((4, 5), 2, 2, "f4")
-    for memory in (None, workers * 12_000):
+    for memory in (None, workers * 24_000):
         for stride, dilation in ((1, 1), ((2, 3), 1), (1, (2, 1))):
             check(x, k, layout=layout, boundary=boundary, mode=mode, stride=stride,
                   dilation=dilation, workers=workers, max_memory=memory)  # fmt: skip
@@ -102,7 +102,7 @@ def test_images_out_of_range_are_computed_directly(value: float) -> None:
     x[1, 5, 6] = value
     x[2] *= 1e-38
     k = kernel((2, 4, 4), 2, 1, "f4")
-    for memory in (None, 14_000):
+    for memory in (None, 28_000):
         check(x, k, layout="NHW", kernel_layout="OHW", mode="same", workers=1, max_memory=memory)
 
 

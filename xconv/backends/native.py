@@ -156,9 +156,11 @@ class NativeSeparable(Separable):
             amounts=(
                 (f"native.{problem.accumulator}", _ONE_AXIS * products * terms),
                 ("native.bytes", float(moved * terms)),
-                ("calls", float(count * rank * problem.outputs * problem.inputs * problem.spatial)),
             ),
-            serial=(("svd", float(math.prod(problem.kernel) * min(problem.kernel))),),
+            serial=(
+                ("svd", float(math.prod(problem.kernel) * min(problem.kernel))),
+                ("calls", _BLOCK * count),
+            ),
             scratch=(self._bytes(problem, shape) + core) * min(limits.workers, max(count, 1)),
             note=f"rank {rank}, {self.variant}" if facts else f"if of rank 1, {self.variant}",
         )
@@ -178,9 +180,10 @@ class NativeSeparable(Separable):
     ) -> tuple[int, ...]:
         lead, rest = (*problem.batch, problem.groups), problem.output[1:]
         order = [a for a in order or range(len(lead) + 1) if a <= len(lead)]
-        least = floors(problem)
-        if order[-1] < len(lead):  # vectors lie along it
-            least = (*least[: order[-1]], _LANES, *least[order[-1] + 1 :])
+        least = list(floors(problem))
+        inner = [a for a in order if (*lead, 0)[a] != 1][-1]
+        if inner < len(lead):  # vectors lie along it
+            least[inner] = _LANES
         rows = cut(
             (*lead, problem.output[0]),
             order,
@@ -294,13 +297,17 @@ class NativeSeparable(Separable):
         return [*runs, whole]
 
 
+_BLOCK = 100.0
+"""A block costs as much as this many calls of NumPy, which threads make in turn (0.3 ms on a Zen 3,
+2026-11-25)."""
 _SHARE = 4
 """The core may take this part of the memory of a worker."""
 _LARGER = 4
 """Blocks are this much larger than others: threads that call the core less often wait less for
 each other (4 MiB was the best of 0.25 to 8 on a Zen 3, 2026-11-25)."""
-_LANES = 16
-"""Images that blocks hold at least where vectors lie along the batch: a cache line of float32."""
+_LANES = 64
+"""Images that blocks hold at least where vectors lie along the batch: with 16 of them the passes
+took three times as long (Zen 3, float32, 2026-11-25)."""
 _ONE_AXIS = 1.5
 """A pass loads an input for every product: 14 to 21 products per nanosecond, where kernels of two
 axes have 30 (Zen 3 at 3.1 GHz, float32, 2026-11-25)."""
