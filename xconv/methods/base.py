@@ -118,8 +118,8 @@ def cut(
 ) -> tuple[int, ...]:
     """The largest block of at most `target` bytes, its axes cut in the order given.
 
-    Each worker shall have two blocks at least, unless they would be small.  To reach that or the
-    target no axis is cut below `least` (1 unless given); to stay within the
+    Each worker shall have two blocks at least, where they still are of `limits.block` bytes.  To
+    reach that or the target no axis is cut below `least` (1 unless given); to stay within the
     memory of a worker, axes are cut to 1.
 
     >>> limits = Limits(workers=2, max_memory=10**6, block=800)
@@ -132,9 +132,9 @@ def cut(
     """
     block = [max(size, 1) for size in sizes]
     ones = [1] * len(block)
-    if limits.workers > 1:  # blocks too small are not worth waking another thread
+    if limits.workers > 1:  # smaller blocks are not worth waking another thread
         share = nbytes(tuple(block)) // (2 * limits.workers)
-        target = min(target, max(share, limits.block // 4))
+        target = min(target, max(share, limits.block))
     for floor, most in ((least or ones, min(target, limits.each)), (ones, limits.each)):
         for axis in order:
             if nbytes(tuple(block)) <= most:
