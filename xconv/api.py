@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from . import arguments, registry
+from . import arguments, registry, tuning
 from .backends.base import Backend
 from .errors import ArgumentError, ArgumentTypeError
 from .methods.base import Limits
@@ -188,11 +188,20 @@ def plan(
     workers: int | None = None,
     max_memory: int | None = None,
     backend: str | None = None,
+    tune: bool = False,
 ) -> Plan:
     """A `Plan` that convolves ("convolve") or correlates ("correlate") arrays like these.
 
     `x` and `k` are arrays or `Spec(shape, dtype)`; a plan made with a kernel's values keeps what
     can be prepared from them once.  The other arguments are those of `convolve`.
+
+    With `tune` the clock decides.  Up to three methods (or implementations of the method named),
+    those predicted to take no more than 4 times the seconds of the cheapest, run on `x`, or on
+    images of ones where only a Spec of them is given, and the fastest is taken.  The times are
+    remembered in this process, and in the user's cache folder for other processes on this
+    machine (with the extra "cli", or XCONV_CACHE_DIR); a plan of the same problem, with a kernel
+    that the same methods can compute and images that lie alike in memory, is not timed again.
+    The kernel must be an array.
 
     Examples
     --------
@@ -207,10 +216,13 @@ def plan(
         found, op, x, k, layout=layout, kernel_layout=kernel_layout, out_layout=out_layout,
         axes=axes, mode=mode, boundary=boundary, cval=cval, stride=stride, dilation=dilation,
         groups=groups, method=method, dtype=dtype, workers=workers, max_memory=max_memory,
+        tune=tune,
     )  # fmt: skip
 
 
-def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
+def plan_on(
+    backend: Backend, op: str, x: Any, k: Any, *, tune: bool = False, **options: Any
+) -> Plan:
     """`plan` on a backend that need not be registered."""
     if op not in ("convolve", "correlate"):
         raise ArgumentError(f'op={op!r} is unknown; use "convolve" or "correlate"')
@@ -218,10 +230,18 @@ def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
     kernel = k if isinstance(k, Spec) else backend.accept_kernel(k, x)
     shared = _shared(op, backend, x, kernel, k, *(DEFAULTS | options).values())
     if isinstance(k, Spec):
+        if tune:
+            raise ArgumentError(
+                f"tune=True times methods with a kernel, and k is {k}; pass the kernel's array "
+                "(x may be a Spec)"
+            )
         shared.explain()  # raises here if the method wanted is refused
         return shared
     like = kernel if isinstance(x, Spec) else x
-    return Plan(shared.problem, backend, options.get("method", "auto"), shared.limits, kernel, like)
+    bound = partial(Plan, shared.problem, backend, shared.wanted, shared.limits, kernel, like)
+    if not tune:
+        return bound()
+    return bound(tuning.times(bound(), kernel, None if isinstance(x, Spec) else x))
 
 
 def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> Any:

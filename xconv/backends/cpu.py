@@ -21,13 +21,13 @@ from .contraction import kernel_sums
 
 try:
     from .. import _native
-    from .native import NativeDirect
+    from .native import NativeDirect, NativeSeparable
 except ImportError as error:
     _native_missing: str | None = str(error)
-    _direct: tuple[Method, ...] = (Direct(),)
+    _compiled: tuple[Method, ...] = ()
 else:
     _native_missing = None
-    _direct = (NativeDirect(), Direct())
+    _compiled = (NativeDirect(), NativeSeparable())
 
 __all__ = ["CPUBackend"]
 
@@ -45,7 +45,7 @@ def _cpus() -> int:
 
 class CPUBackend(Backend):
     name = "cpu"
-    methods = (*_direct, FFT(), Separable())
+    methods = (*_compiled, Direct(), FFT(), Separable())
     block_bytes = 1 << 20
     # NumPy 2.4 and SciPy 1.17 on a Zen 3 at 2.45 GHz, one thread, 2026-11-24; units per second.
     rates = {

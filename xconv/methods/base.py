@@ -120,17 +120,23 @@ def cut(
 ) -> tuple[int, ...]:
     """The largest block of at most `target` bytes, its axes cut in the order given.
 
-    To reach the target no axis is cut below `least` (1 unless given); to stay within the memory
-    of a worker, axes are cut to 1.
+    Each worker shall have two blocks at least, where they still are of `limits.block` bytes.  To
+    reach that or the target no axis is cut below `least` (1 unless given); to stay within the
+    memory of a worker, axes are cut to 1.
 
     >>> limits = Limits(workers=2, max_memory=10**6, block=800)
     >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=800)
     (1, 100)
+    >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=10**5)
+    (2, 100)
     >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=800, least=(4, 50))
     (4, 50)
     """
     block = [max(size, 1) for size in sizes]
     ones = [1] * len(block)
+    if limits.workers > 1:  # smaller blocks are not worth waking another thread
+        share = nbytes(tuple(block)) // (2 * limits.workers)
+        target = min(target, max(share, limits.block))
     for floor, most in ((least or ones, min(target, limits.each)), (ones, limits.each)):
         for axis in order:
             if nbytes(tuple(block)) <= most:
