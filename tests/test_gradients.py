@@ -9,6 +9,7 @@ import torch
 
 import xconv
 import xconv.torch
+from xconv.backends import contraction
 from xconv.testing import Case, cases
 
 RNG = np.random.default_rng(0)
@@ -113,6 +114,72 @@ def test_other_namespaces() -> None:
         for a, b in zip(result, right, strict=True):
             # Sums of at most 18 products of values below 5, rounded twice.
             assert np.abs(np.asarray(a) - b).max() <= 2 * 18 * np.finfo(float).eps * 18 * 25
+
+
+def exact_kernel_gradient(x: np.ndarray, gy: np.ndarray, taps: int, stride: int) -> np.ndarray:
+    """The definition for one group of channels, mode "valid": NCHW, OIHW."""
+    result = np.zeros((gy.shape[1], x.shape[1], taps, taps), np.result_type(x, gy))
+    for o, i, u, v in np.ndindex(result.shape):
+        rows, columns = (slice(t, t + (n - 1) * stride + 1, stride)
+                         for t, n in zip((u, v), gy.shape[2:], strict=True))  # fmt: skip
+        result[o, i, u, v] = (x[:, i, rows, columns] * gy[:, o]).sum()
+    return result
+
+
+LAYERS = [
+    # N, C, O, size, taps, stride, groups: more lanes than a vector has, then fewer; a kernel per
+    # channel; a single channel.
+    (3, 20, 6, 40, 3, 1, 1), (3, 3, 8, 37, 5, 2, 1), (3, 8, 8, 40, 3, 1, 8), (3, 4, 4, 41, 3, 2, 4),
+    (3, 1, 2, 41, 3, 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_kernel_gradient_in_blocks(
+    layer: tuple[int, ...], layout: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums over many blocks, by one worker and by three, as those over all positions at once."""
+    if not compiled:
+        monkeypatch.setattr(contraction, "contract", None)
+    n, c, o, size, taps, stride, groups = layer
+    x = RNG.standard_normal((n, c, size, size))
+    out = (size - taps) // stride + 1
+    gy = RNG.standard_normal((n, o, out, out))
+    k = xconv.Spec((o, c // groups, taps, taps))
+    order = tuple("NCHW".index(a) for a in layout)
+    right = np.concatenate([
+        exact_kernel_gradient(a, b, taps, stride)
+        for a, b in zip(np.split(x, groups, 1), np.split(gy, groups, 1), strict=True)
+    ])  # fmt: skip
+    # Sums of at most 3 * 40 * 40 products of values below 5, rounded twice.
+    allowed = 2 * gy[:, 0].size * np.finfo(float).eps * gy[:, 0].size * 25
+    for workers in (1, 3):
+        result, again = (
+            xconv.kernel_gradient(
+                np.ascontiguousarray(x.transpose(order)), k, gy.transpose(order), "correlate",
+                layout=layout, kernel_layout="OIHW", out_layout=layout.replace("C", "O"),
+                mode="valid", stride=stride, groups=groups, workers=workers, max_memory=500_000,
+            )
+            for _ in range(2)
+        )  # fmt: skip
+        assert np.abs(result - right).max() <= allowed
+        assert (result == again).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_reaches_only_the_taps_that_meet_it(stride: int, bad: float) -> None:
+    x, gy = RNG.standard_normal((2, 3, 9, 9)), RNG.standard_normal((2, 3, 7, 7)) + 10
+    gy = gy[:, :, ::stride, ::stride]
+    x[0, 1, 8, 0] = bad  # under tap (2, 0) of the second channel alone
+    result = xconv.kernel_gradient(
+        x, xconv.Spec((3, 3, 3)), gy, "correlate", layout="NCHW", kernel_layout="CHW",
+        mode="valid", stride=stride,
+    )  # fmt: skip
+    wrong = np.argwhere(~np.isfinite(result)).tolist()
+    assert wrong == [[1, 2, 0]]
 
 
 def test_what_has_no_gradient_is_refused() -> None:

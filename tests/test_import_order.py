@@ -20,6 +20,7 @@ ORDER = (
     {"calibration"},
     {"registry", "planner"},
     {"plan"},
+    {"tuning"},
     {"api"},
     {"adjoint", "ndimage", "testing"},
     {"signal", "torch"},

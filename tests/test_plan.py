@@ -18,6 +18,21 @@ def test_a_plan_is_reusable_and_bound_to_its_kernel() -> None:
     assert np.array_equal(plan(x[1], 2 * k), xconv.convolve(x[1], 2 * k, mode="same"))
 
 
+@pytest.mark.parametrize("method", ["auto", "direct", "fft", "separable"])
+def test_nothing_of_the_bound_kernel_is_used_for_another(method: str) -> None:
+    """Its rank and vectors, its magnitude, its spectrum."""
+    x, (a, b, c) = RNG.standard_normal((4, 90, 90)), RNG.standard_normal((3, 21))
+    plan = xconv.plan(x, np.outer(a, b), mode="same", method=method)
+    for other in (np.outer(b, c), np.outer(a, b) + np.outer(b, c)):
+        assert np.array_equal(plan(x, other), xconv.convolve(x, other, mode="same", method=method))
+    with_nan = np.where(other == other.max(), np.nan, other)
+    if method in ("fft", "separable"):
+        with pytest.raises(xconv.MethodRefused, match="NaN"):
+            plan(x, with_nan)
+    else:
+        assert np.isnan(plan(x, with_nan)).all()
+
+
 def test_a_plan_from_specs_needs_the_kernel() -> None:
     plan = xconv.plan(xconv.Spec((3, 20), "f4"), xconv.Spec((5,), "f4"), "correlate")
     x, k = RNG.standard_normal((3, 20)).astype("f4"), RNG.standard_normal(5).astype("f4")

@@ -1,5 +1,7 @@
 """The planner is pure: what it would choose on any machine is checked on this one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from xconv.methods.fft import FFT, good_size
 from xconv.methods.separable import Separable, factor
 from xconv.problem import Problem, Work
 
+RNG = np.random.default_rng(0)
 METHODS = (Direct(), FFT(), Separable())
 LIMITS = Limits(workers=2, max_memory=64 << 20, block=1 << 20)
 EVEN = dict.fromkeys(
@@ -118,6 +121,44 @@ def test_good_sizes_are_products_of_small_primes() -> None:
                 rest //= prime
         assert size >= least
         assert rest == 1
+
+
+def test_what_no_method_can_compute_is_no_question_of_memory() -> None:
+    case = problem((50, 100, 100), (61, 61), "int32")
+    rows = planner.price(case, (FFT(), Separable()), EVEN, LIMITS)
+    with pytest.raises(xconv.MethodRefused, match=r"fft: int32 is exact.*separable: int32"):
+        planner.choose(rows, "auto", case, EVEN, LIMITS, None)
+
+
+@pytest.mark.parametrize("method", ["auto", "direct"])
+def test_want_of_memory_is_told_apart(method: str) -> None:
+    case = problem((5, 50, 50), (9, 9))
+    poor = Limits(workers=2, max_memory=10, block=1 << 20)
+    rows = planner.price(case, METHODS, EVEN, poor)
+    with pytest.raises(xconv.MemoryLimitError, match="raise max_memory to"):
+        planner.choose(rows, method, case, EVEN, poor, None)
+    others = [replace(row, refusal="for another reason", memory=False) for row in rows]
+    with pytest.raises(xconv.MethodRefused, match="another reason") as caught:
+        planner.choose(others, method, case, EVEN, poor, None)
+    assert not isinstance(caught.value, MemoryError)
+
+
+def test_candidates_are_what_explain_prints() -> None:
+    x, vector = np.zeros((4, 90, 90)), np.hanning(33)[1:-1]
+    plan = xconv.plan(x, np.outer(vector, vector))
+    lines = plan.explain().splitlines()[2:-1]
+    for line, row in zip(lines, plan.candidates, strict=True):
+        assert row.refusal is None
+        mark = "*" if row.chosen else " "
+        figures = f"{row.seconds:.3g}", f"{row.scratch:,}", f"{row.kept:,}", *row.note.split()
+        assert line.split() == [*f"{mark}{row.method}".split(), *figures]
+    chosen = [row for row in plan.candidates if row.chosen]
+    assert [row.method for row in chosen] == [plan.method]
+    assert plan.candidates[0] == chosen[0]
+    assert all("rank 1" in row.note for row in plan.candidates if row.method == "separable")
+    rough = xconv.plan(x, RNG.standard_normal((31, 31))).candidates[-1]
+    assert (rough.method, rough.seconds) == ("separable", None)
+    assert "not a sum of 15 or fewer outer products" in str(rough.refusal)
 
 
 def test_explain_names_every_candidate_with_its_reason() -> None:

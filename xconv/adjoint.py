@@ -6,7 +6,7 @@ With the canonical form y[b, g, o, p] = sum xp[b, g, i, p*s + t*d] w[g, o, i, t]
   residue of q modulo the stride that is a correlation of gy with every s-th tap, written to every
   s-th element of the result; what lies beyond the edge is folded back as the boundary says;
 * the gradient by w is the correlation of xp with gy, with stride and dilation exchanged and the
-  batch summed.
+  batch summed; a backend may have a faster way to these sums, `Backend.kernel_sums`.
 """
 
 from __future__ import annotations
@@ -96,8 +96,12 @@ class _Forward:
         self.method = "direct" if method == "direct" else "auto"
 
     def by_input(self, gy: Any, k: Any) -> Any:
+        with self.backend.session(gy, gy) as (there, _):
+            result = self._by_input(there, self.backend.accept_kernel(k, there))
+            return self.backend.given_back(result, gy)
+
+    def _by_input(self, gy: Any, k: Any) -> Any:
         p, backend = self.problem, self.backend
-        k = backend.accept_kernel(k, gy)
         weights = backend.weights(p, k, gy)
         source = view(gy, p.views[2], backend.namespace(gy))
         constant = p.boundary == "constant"
@@ -112,61 +116,78 @@ class _Forward:
             backwards = tuple(range(3, 3 + p.spatial))
             kernel = backend.flip(backend.swap(kernel, 1, 2), backwards)
             part = source[(..., *crop)]
-            result = backend.assign(
-                result,
-                (..., *at),
-                self._correlate(part, kernel, padding, (1,) * p.spatial, dilation),
-            )
+            every: Any = (..., *at)
+            plan = self._plan(part.shape, kernel.shape, padding, (1,) * p.spatial, dilation)
+            if isinstance(result, np.ndarray):
+                plan.compute(part, kernel, result[every])
+            else:
+                result = backend.assign(result, every, plan.compute(part, kernel, None))
         if not constant:
             result = fold(backend, p, result)
         return self._like(result, p.x_dtype, p.views[0], p.x_shape)
 
     def by_kernel(self, gy: Any, x: Any) -> Any:
+        with self.backend.session(gy, self.backend.accept(x)) as (there, x_there):
+            return self.backend.given_back(self._by_kernel(there, x_there), gy)
+
+    def _by_kernel(self, gy: Any, x: Any) -> Any:
         p, backend = self.problem, self.backend
-        x = backend.accept(x)
         xp = backend.namespace(x)
-        image = backend.convert(view(x, p.views[0], xp), p.x_dtype, p.dtype)
-        target = view(gy, p.views[2], xp)
+        image, target = view(x, p.views[0], xp), view(gy, p.views[2], xp)
+        entries = p.batch[-1] if p.batch else 1
+        plan = self._plan(
+            (p.inputs, p.groups, entries, *p.size), (p.groups, p.outputs, entries, *p.output),
+            p.padding, p.dilation, p.stride, p.boundary, p.cval,
+        )  # fmt: skip
+        weights = None
+        if plan.method == "direct":
+            weights = backend.kernel_sums(p, image, target, self.limits)
+        if weights is None:
+            weights = self._correlated(plan, image, target)
+        if p.op == "convolve":
+            weights = backend.flip(weights, tuple(range(3, 3 + p.spatial)))
+            # The sums are of conjugated gy: conj(sum x conj(gy)) = sum conj(x) gy.
+            weights = xp.conj(weights) if p.dtype.startswith("complex") else weights
+        return self._like(weights, p.k_dtype, p.views[1], p.k_shape)
+
+    def _correlated(self, plan: Plan, image: Any, target: Any) -> Any:
+        """The sums of x conj(gy) for each tap, (G, O, I, taps...), by a plan that correlates them.
+
+        The last batch axis is summed inside the correlation, the others here.
+        """
+        p, backend = self.problem, self.backend
+        image = backend.convert(image, p.x_dtype, p.dtype)
         total = None
-        # The last batch axis is summed inside the correlation, the others here.
-        outer = p.batch[:-1]
-        for index in np.ndindex(*outer):
+        for index in np.ndindex(*p.batch[:-1]):
             part, kernel = image[(*index, ...)], target[(*index, ...)]
             if not p.batch:
                 part, kernel = backend.expand(part, 0), backend.expand(kernel, 0)
             # x as (i, g, b, spatial...), gy as (g, o, b, outputs...)
             part = backend.swap(part, 0, 2)
             kernel = backend.swap(backend.swap(kernel, 0, 1), 1, 2)
-            one = self._correlate(part, kernel, p.padding, p.dilation, p.stride, p.boundary, p.cval)
+            one = plan.compute(part, kernel, None)
             total = one if total is None else backend.add(total, one)
         if total is None or 0 in p.batch:
             shape = (p.inputs, p.groups, p.outputs, *p.kernel)
             total = backend.full(shape, 0, p.dtype, target)
         total = total[(..., *(slice(0, n) for n in p.kernel))]
-        weights = backend.swap(backend.swap(total, 0, 1), 1, 2)  # (g, o, i, taps...)
-        if p.op == "convolve":
-            weights = backend.flip(weights, tuple(range(3, 3 + p.spatial)))
-            # The correlation has conjugated gy: conj(sum x conj(gy)) = sum conj(x) gy.
-            weights = xp.conj(weights) if p.dtype.startswith("complex") else weights
-        return self._like(weights, p.k_dtype, p.views[1], p.k_shape)
+        return backend.swap(backend.swap(total, 0, 1), 1, 2)
 
-    def _correlate(
+    def _plan(
         self,
-        x: Any,
-        kernel: Any,
+        x_shape: Sequence[int],
+        k_shape: Sequence[int],
         padding: Sequence[tuple[int, int]],
         stride: Sequence[int],
         dilation: Sequence[int],
         boundary: str = "constant",
         cval: complex = 0,
-    ) -> Any:
-        """Canonical correlation of canonical arrays; a complex kernel is conjugated."""
-        plan = _plan(
-            self.backend, self.method, self.limits, self.problem.dtype, tuple(x.shape),
-            tuple(kernel.shape), tuple(padding), tuple(stride), tuple(dilation), boundary,
-            repr(cval),
+    ) -> Plan:
+        """Of a canonical correlation of canonical arrays; it conjugates a complex kernel."""
+        return _plan(
+            self.backend, self.method, self.limits, self.problem.dtype, tuple(x_shape),
+            tuple(k_shape), tuple(padding), tuple(stride), tuple(dilation), boundary, repr(cval),
         )  # fmt: skip
-        return plan.compute(x, kernel, None)
 
     def _like(self, canonical: Any, dtype: str, how: Any, shape: tuple[int, ...]) -> Any:
         """The canonical array in the user's layout, as the dtype named if that is no integer."""
@@ -181,7 +202,8 @@ class _Forward:
 
 
 def _forward(gy: Any, x: Any, k: Any, op: str, options: dict[str, Any]) -> _Forward:
-    backend = registry.find(gy)
+    options = options.copy()
+    backend = registry.find(gy, options.pop("backend", None))
     plan = api.plan_on(backend, op, _spec(x), _spec(k), **options)
     problem = plan.problem
     if np.dtype(problem.dtype).kind not in "fc":

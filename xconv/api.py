@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from . import arguments, registry
+from . import arguments, registry, tuning
 from .backends.base import Backend
 from .errors import ArgumentError, ArgumentTypeError
 from .methods.base import Limits
@@ -44,13 +44,15 @@ def convolve(
     out: Any = None,
     workers: int | None = None,
     max_memory: int | None = None,
+    backend: str | None = None,
 ) -> Any:
     """The convolution of every signal, image or volume in a batch with a kernel or a bank.
 
     Parameters
     ----------
     x
-        The batch, in any layout; its array type decides where the work runs and what comes back.
+        The batch, in any layout; its array type decides where the work runs, unless `backend`
+        does, and what comes back.
     k
         The kernel: an array like `x`, a NumPy array, or a nested list (which does not widen the
         dtype of `x`).
@@ -82,6 +84,9 @@ def convolve(
         Threads; all the CPUs that this process may use unless given.
     max_memory
         Most bytes of scratch; 64 MiB unless given.
+    backend
+        Name of the backend; the one that `x` belongs to unless given.  "cuda" takes NumPy arrays
+        too: they go through the GPU in blocks, and the result is a NumPy array.
 
     Returns
     -------
@@ -114,8 +119,8 @@ def convolve(
     (96, 86, 50)
     """
     return _run(
-        "convolve", x, k, out, layout, kernel_layout, out_layout, axes, mode, boundary, cval,
-        stride, dilation, groups, method, dtype, workers, max_memory,
+        "convolve", x, k, out, backend, layout, kernel_layout, out_layout, axes, mode, boundary,
+        cval, stride, dilation, groups, method, dtype, workers, max_memory,
     )  # fmt: skip
 
 
@@ -139,6 +144,7 @@ def correlate(
     out: Any = None,
     workers: int | None = None,
     max_memory: int | None = None,
+    backend: str | None = None,
 ) -> Any:
     """The cross-correlation of every signal, image or volume in a batch with a kernel.
 
@@ -156,8 +162,8 @@ def correlate(
     (2, 32, 32, 8)
     """
     return _run(
-        "correlate", x, k, out, layout, kernel_layout, out_layout, axes, mode, boundary, cval,
-        stride, dilation, groups, method, dtype, workers, max_memory,
+        "correlate", x, k, out, backend, layout, kernel_layout, out_layout, axes, mode, boundary,
+        cval, stride, dilation, groups, method, dtype, workers, max_memory,
     )  # fmt: skip
 
 
@@ -181,11 +187,21 @@ def plan(
     dtype: Any = None,
     workers: int | None = None,
     max_memory: int | None = None,
+    backend: str | None = None,
+    tune: bool = False,
 ) -> Plan:
     """A `Plan` that convolves ("convolve") or correlates ("correlate") arrays like these.
 
     `x` and `k` are arrays or `Spec(shape, dtype)`; a plan made with a kernel's values keeps what
     can be prepared from them once.  The other arguments are those of `convolve`.
+
+    With `tune` the clock decides.  Up to three methods (or implementations of the method named),
+    those predicted to take no more than 4 times the seconds of the cheapest, run on `x`, or on
+    images of ones where only a Spec of them is given, and the fastest is taken.  The times are
+    remembered in this process, and in the user's cache folder for other processes on this
+    machine (with the extra "cli", or XCONV_CACHE_DIR); a plan of the same problem, with a kernel
+    that the same methods can compute and images that lie alike in memory, is not timed again.
+    The kernel must be an array.
 
     Examples
     --------
@@ -195,15 +211,18 @@ def plan(
     >>> blur(images).shape
     (10, 64, 64)
     """
-    backend = registry.find(np.empty(0) if isinstance(x, Spec) else x)
+    found = registry.find(np.empty(0) if isinstance(x, Spec) else x, backend)
     return plan_on(
-        backend, op, x, k, layout=layout, kernel_layout=kernel_layout, out_layout=out_layout,
+        found, op, x, k, layout=layout, kernel_layout=kernel_layout, out_layout=out_layout,
         axes=axes, mode=mode, boundary=boundary, cval=cval, stride=stride, dilation=dilation,
         groups=groups, method=method, dtype=dtype, workers=workers, max_memory=max_memory,
+        tune=tune,
     )  # fmt: skip
 
 
-def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
+def plan_on(
+    backend: Backend, op: str, x: Any, k: Any, *, tune: bool = False, **options: Any
+) -> Plan:
     """`plan` on a backend that need not be registered."""
     if op not in ("convolve", "correlate"):
         raise ArgumentError(f'op={op!r} is unknown; use "convolve" or "correlate"')
@@ -211,20 +230,28 @@ def plan_on(backend: Backend, op: str, x: Any, k: Any, **options: Any) -> Plan:
     kernel = k if isinstance(k, Spec) else backend.accept_kernel(k, x)
     shared = _shared(op, backend, x, kernel, k, *(DEFAULTS | options).values())
     if isinstance(k, Spec):
+        if tune:
+            raise ArgumentError(
+                f"tune=True times methods with a kernel, and k is {k}; pass the kernel's array "
+                "(x may be a Spec)"
+            )
         shared.explain()  # raises here if the method wanted is refused
         return shared
     like = kernel if isinstance(x, Spec) else x
-    return Plan(shared.problem, backend, options.get("method", "auto"), shared.limits, kernel, like)
+    bound = partial(Plan, shared.problem, backend, shared.wanted, shared.limits, kernel, like)
+    if not tune:
+        return bound()
+    return bound(tuning.times(bound(), kernel, None if isinstance(x, Spec) else x))
 
 
-def _run(op: str, x: Any, k: Any, out: Any, *options: Any) -> Any:
+def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> Any:
     key = None
-    if type(x) is np.ndarray is type(k) and _SIMPLE.issuperset(map(type, options)):
+    if name is None and type(x) is np.ndarray is type(k) and _SIMPLE.issuperset(map(type, options)):
         key = (op, x.shape, x.dtype, k.shape, k.dtype, options)
         plan = _recent.get(key)
         if plan is not None:
             return plan.compute(x, k, out)
-    backend = registry.find(x)
+    backend = registry.find(x, name)
     x = backend.accept(x)
     kernel = backend.accept_kernel(k, x)
     plan = _shared(op, backend, x, kernel, k, *options)
@@ -352,4 +379,9 @@ def _cached(
         layout, kernel_layout, out_layout, axes, mode, boundary, cval, stride, dilation, groups,
         dtype,
     )  # fmt: skip
+    if not backend.bfloat16 and "bfloat16" in (problem.x_dtype, problem.k_dtype, problem.dtype):
+        raise ArgumentTypeError(
+            "bfloat16 is computed on CUDA devices alone; convert x and the kernel to float32, or "
+            'send them to one with backend="cuda"'
+        )
     return Plan(problem, backend, method, Limits(workers, max_memory, backend.block_bytes))

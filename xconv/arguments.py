@@ -115,17 +115,32 @@ def dtype_name(dtype: Any, subject: str) -> str:
     except TypeError:
         name = str(dtype).rsplit(".", 1)[-1]
         try:
-            native = np.dtype(name)
+            native = np.dtype(_bfloat16() if name == "bfloat16" else name)
         except TypeError:
             raise ArgumentTypeError(
                 f"{subject} {dtype!r} is not a dtype; use bool, an integer, float or complex dtype"
             ) from None
-    if native.kind not in "biufc":
+    if native.kind not in "biufc" and native.name != "bfloat16":
         raise ArgumentTypeError(
             f"{subject} {native} cannot be convolved; convert to bool, an integer, float or "
             "complex dtype first, e.g. with x.astype(float)"
         )
     return str(native.newbyteorder("=").name)
+
+
+def _bfloat16() -> Any:
+    """NumPy has it by the package ml_dtypes alone, which gives it no kind."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ArgumentTypeError(
+            "bfloat16 needs the package ml_dtypes: pip install ml_dtypes; or convert to float32"
+        ) from None
+    return ml_dtypes.bfloat16
+
+
+def _kind(dtype: str) -> str:
+    return "f" if dtype == "bfloat16" else np.dtype(dtype).kind
 
 
 def build(
@@ -302,12 +317,20 @@ def _window(
 def _result_dtype(x_dtype: str, k_dtype: str, weak_kernel: bool, dtype: str | None) -> str:
     if dtype is None:
         scalars: dict[str, Any] = {"b": False, "i": 0, "u": 0, "f": 0.0, "c": 0j}
+        if weak_kernel and x_dtype == "bfloat16" and not k_dtype.startswith("complex"):
+            return x_dtype  # which ml_dtypes would promote to float64
         k: Any = scalars[np.dtype(k_dtype).kind] if weak_kernel else np.dtype(k_dtype)
-        return np.result_type(np.dtype(x_dtype), k).name
+        try:
+            return np.result_type(np.dtype(x_dtype), k).name
+        except TypeError:  # bfloat16 with float16, or with wider integers
+            raise ArgumentTypeError(
+                f"x of dtype {x_dtype} and a kernel of dtype {k_dtype} have no common dtype; "
+                "name one, e.g. dtype='float32'"
+            ) from None
     lossy = {"f": "iub", "c": "iubf", "i": "b", "u": "b"}
     for subject, given in (("x", x_dtype), ("the kernel", k_dtype)):
-        source = np.dtype(given).kind
-        if np.dtype(dtype).kind in lossy.get(source, ""):
+        source = _kind(given)
+        if _kind(dtype) in lossy.get(source, ""):
             way = "take the real part or the magnitude" if source == "c" else "round or compare"
             raise ArgumentTypeError(
                 f"dtype={dtype} would lose what {subject} of dtype {given} holds; {way} it "
@@ -332,7 +355,7 @@ def _held_cval(
             f'boundary="zeros" was given with cval={value}; use boundary="constant" to continue '
             "the image with another value"
         )
-    kind = np.dtype(dtype).kind
+    kind = _kind(dtype)
     if isinstance(value, complex):
         held = kind == "c" or (value.imag == 0 and kind == "f")
         value = value if kind == "c" else value.real if held else value
@@ -341,7 +364,8 @@ def _held_cval(
         held = math.isfinite(value) and value == int(value) and low <= value <= high
         value = int(value) if held else value
     else:
-        held = not math.isfinite(value) or abs(value) <= float(np.finfo(dtype).max)
+        most = (2 - 2**-7) * 2.0**127 if dtype == "bfloat16" else float(np.finfo(dtype).max)
+        held = not math.isfinite(value) or abs(value) <= most
     if not held:
         raise ArgumentError(
             f"cval={value} cannot be held by the result's dtype {dtype}; "

@@ -1,4 +1,4 @@
-"""Rates fitted to measured times, kept in the user's cache folder for the machine they hold on."""
+"""Rates fitted to measured times; what is kept in the user's cache folder for this machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import os
 import platform
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +22,11 @@ from .backends.base import Backend
 from .errors import BackendUnavailable
 from .problem import Work
 
-__all__ = ["Sample", "cache_file", "calibrated", "fingerprint", "fit", "keep", "kept"]
+__all__ = [
+    "Sample", "cache_file", "calibrated", "fingerprint", "fit", "keep", "kept", "read", "write",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,8 @@ def _processor() -> str:
     return platform.processor()
 
 
-def cache_file(backend: Backend) -> Path | None:
-    """Where the rates of a backend are kept; None if there is no way to know the folder.
+def cache_file(backend: Backend, what: str = "rates") -> Path | None:
+    """Where something is kept for a backend; None if there is no way to know the folder.
 
     XCONV_CACHE_DIR names another folder than the user's cache folder.
     """
@@ -135,23 +140,22 @@ def cache_file(backend: Backend) -> Path | None:
         except ImportError:
             return None
         folder = platformdirs.user_cache_dir("xconv", appauthor=False)
-    return Path(folder) / f"rates-{backend.name}.json"
+    return Path(folder) / f"{what}-{backend.name}.json"
 
 
-def keep(backend: Backend, rates: Mapping[str, float]) -> Path:
-    """Write the rates for this machine, at once or not at all; the file they are in."""
-    path = cache_file(backend)
+def write(backend: Backend, what: str, content: Any) -> Path:
+    """Keep something for this machine, at once or not at all; the file it is in."""
+    path = cache_file(backend, what)
     if path is None:
         raise BackendUnavailable(
             "the user's cache folder cannot be found without the package platformdirs: "
             "pip install 'xconv[cli]', or name a folder in XCONV_CACHE_DIR"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"fingerprint": fingerprint(backend), "rates": dict(sorted(rates.items()))}
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
     try:
         with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=1)
+            json.dump({"fingerprint": fingerprint(backend), what: content}, file, indent=1)
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -160,13 +164,13 @@ def keep(backend: Backend, rates: Mapping[str, float]) -> Path:
     return path
 
 
-def kept(backend: Backend) -> dict[str, float] | None:
-    """The rates that were kept for this machine, if any.
+def read(backend: Backend, what: str, parse: Callable[[Any], T], instead: str) -> T | None:
+    """What was kept for this machine, if anything.
 
-    A file for another machine or other versions is ignored; a damaged one is set aside under
-    another name, with a warning.
+    A file for another machine or other versions is ignored.  One that is damaged, or that `parse`
+    fails on, is set aside under another name, with a warning that says what is done `instead`.
     """
-    path = cache_file(backend)
+    path = cache_file(backend, what)
     try:
         if path is None:
             return None
@@ -175,26 +179,40 @@ def kept(backend: Backend) -> dict[str, float] | None:
         return None
     try:
         content = json.loads(text)
-        rates = {name: float(rate) for name, rate in content["rates"].items()}
-        if not all(math.isfinite(rate) and rate > 0 for rate in rates.values()):
-            raise ValueError("a rate is not a positive number")
-        known = content["fingerprint"]
+        parsed, known = parse(content[what]), content["fingerprint"]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        _set_aside(path, error)
+        _set_aside(path, error, instead)
         return None
-    return rates if known == fingerprint(backend) else None
+    return parsed if known == fingerprint(backend) else None
 
 
-def _set_aside(path: Path, error: Exception) -> None:
+def _set_aside(path: Path, error: Exception, instead: str) -> None:
     aside = path.with_suffix(".damaged")
     with contextlib.suppress(OSError):
         os.replace(path, aside)
     warnings.warn(
-        f"{path} is damaged ({type(error).__name__}: {error}); it is now {aside}, and the default "
-        "rates are used; run `xconv calibrate` to measure this machine again",
+        f"{path} is damaged ({type(error).__name__}: {error}); it is now {aside}, and {instead}",
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def keep(backend: Backend, rates: Mapping[str, float]) -> Path:
+    """Keep the rates for this machine; the file they are in."""
+    return write(backend, "rates", dict(sorted(rates.items())))
+
+
+def kept(backend: Backend) -> dict[str, float] | None:
+    """The rates that were kept for this machine, if any."""
+    instead = "the default rates are used; run `xconv calibrate` to measure this machine again"
+    return read(backend, "rates", _rates, instead)
+
+
+def _rates(content: Any) -> dict[str, float]:
+    rates = {name: float(rate) for name, rate in content.items()}
+    if not all(math.isfinite(rate) and rate > 0 for rate in rates.values()):
+        raise ValueError("a rate is not a positive number")
+    return rates
 
 
 def calibrated(backend: Backend) -> Backend:

@@ -44,12 +44,15 @@ class Plan:
         limits: Limits,
         kernel: Any = None,
         like: Any = None,
+        times: planner.Times = planner.NO_TIMES,
     ) -> None:
-        """`kernel` is kept, prepared for images that are arrays like `like`."""
+        """`kernel` is kept, prepared for images that are arrays like `like`; of methods with
+        measured `times` the fastest is taken."""
         self.problem = problem
         self.backend = backend
         self.limits = limits
-        self._wanted = method
+        self.wanted = method
+        self._times = times
         self._x_dtype = np.dtype(problem.x_dtype)
         self._dtype = np.dtype(problem.dtype)
         self._rows = planner.price(problem, backend.methods, backend.rates, limits)
@@ -59,14 +62,13 @@ class Plan:
             if cheapest.refusal is None
             and method in ("auto", cheapest.method.name)
             and type(cheapest.method).examine is Method.examine
+            and not times
             else None
         )
-        self._bound: tuple[planner.Candidate, Any] | None = None
+        self.rows = self._rows
+        self._bound: tuple[planner.Row, Any] | None = None
         if kernel is not None:
-            examine = self._examine(kernel)
-            self._rows = tuple(
-                planner.examined(row, problem, backend.rates, limits, examine) for row in self._rows
-            )
+            self.rows = self._examined(kernel)
             self._bound = self._prepared(kernel, like)
 
     @property
@@ -74,12 +76,18 @@ class Plan:
         """Name of the method that runs, or would for a kernel of which nothing is known."""
         return self._choice()[0].method.name
 
+    @property
+    def candidates(self) -> tuple[planner.Candidate, ...]:
+        """The lines of `explain` as records: every method, the cheapest prediction first."""
+        return planner.candidates(*self._choice(), self._times)
+
     def explain(self) -> str:
         """The method chosen, what each candidate would cost, and why the others were refused.
 
-        Predicted seconds, scratch bytes (all workers together), and bytes that the plan keeps.
+        Predicted seconds, measured ones where the plan was tuned, scratch bytes (all workers
+        together), and bytes that the plan keeps.
         """
-        return planner.table(*self._choice(), self.problem, self.limits)
+        return planner.table(self.candidates, self.problem, self.limits)
 
     def __repr__(self) -> str:
         p = self.problem
@@ -102,7 +110,7 @@ class Plan:
         """The result for an array and a kernel that are known to fit."""
         return self.execute(x, *self._prepared(kernel, x), out)
 
-    def execute(self, x: Any, chosen: planner.Candidate, state: Any, out: Any) -> Any:
+    def execute(self, x: Any, chosen: planner.Row, state: Any, out: Any) -> Any:
         """The result of a method that has been chosen and prepared."""
         if out is None:
             y = self.backend.empty(self.problem.y_shape, self.problem.dtype, x)
@@ -126,26 +134,41 @@ class Plan:
         result = method.run(self.backend, problem, state, source, target, limits)
         return y if result is target else restored(result, problem.views[2], problem.y_shape, xp)
 
-    def _choice(self) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
-        return self._choose(None)
+    def _choice(self) -> tuple[planner.Row, tuple[planner.Row, ...]]:
+        """What is known of the kernel that the plan was made with, if any."""
+        return self._choose(self.rows, None)
 
-    def _choose(self, examine: Any) -> tuple[planner.Candidate, tuple[planner.Candidate, ...]]:
+    def _choose(
+        self, rows: tuple[planner.Row, ...], examine: Any
+    ) -> tuple[planner.Row, tuple[planner.Row, ...]]:
         return planner.choose(
-            self._rows, self._wanted, self.problem, self.backend.rates, self.limits, examine
+            rows, self.wanted, self.problem, self.backend.rates, self.limits, examine, self._times
         )
 
     def _examine(self, kernel: Any) -> Any:
         host = view(self.backend.to_numpy(kernel), self.problem.views[1], np)
         return lambda method: method.examine(self.problem, host)
 
-    def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Candidate, Any]:
-        """The method for this kernel, and what it keeps of it."""
-        chosen = self._settled or self._choose(self._examine(kernel))[0]
-        weights = self.backend.weights(self.problem, kernel, like)
-        state = chosen.method.prepare(
-            self.backend, self.problem, weights, chosen.facts, self.limits
+    def _examined(self, kernel: Any) -> tuple[planner.Row, ...]:
+        """All rows with what the kernel's values tell."""
+        examine, rates = self._examine(kernel), self.backend.rates
+        return tuple(
+            planner.examined(row, self.problem, rates, self.limits, examine) for row in self._rows
         )
-        return chosen, state
+
+    def _prepared(self, kernel: Any, like: Any) -> tuple[planner.Row, Any]:
+        """The method for this kernel, and what it keeps of it."""
+        chosen = self._settled
+        if chosen is None and self._times:  # times are those of methods that know the kernel
+            chosen = self._choose(self._examined(kernel), None)[0]
+        elif chosen is None:
+            chosen = self._choose(self._rows, self._examine(kernel))[0]
+        return chosen, self.prepare(chosen, kernel, like)
+
+    def prepare(self, row: planner.Row, kernel: Any, like: Any) -> Any:
+        """What the method of the row keeps of the kernel, for images that are like `like`."""
+        weights = self.backend.bound(self.problem, kernel, like)
+        return row.method.prepare(self.backend, self.problem, weights, row.facts, self.limits)
 
     def _check_fits(self, subject: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:
         if array.shape == shape and array.dtype is np.dtype(dtype):

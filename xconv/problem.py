@@ -130,8 +130,8 @@ class Problem:
 
     @property
     def accumulator(self) -> str:
-        """The dtype in which products are summed: the result's, but float32 for float16."""
-        return "float32" if self.dtype == "float16" else self.dtype
+        """The dtype in which products are summed: the result's, but float32 for halves."""
+        return "float32" if self.dtype in ("float16", "bfloat16") else self.dtype
 
 
 def part_of_batch(problem: Problem, axis: int, size: int) -> Problem:

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import calibration
 from .backends.base import Backend
-from .errors import ArgumentTypeError, BackendUnavailable
+from .errors import ArgumentError, ArgumentTypeError, BackendUnavailable
 
 __all__ = ["GROUP", "backends", "failures", "find"]
 
@@ -41,7 +41,7 @@ def _load() -> tuple[dict[str, Backend], dict[str, str]]:
         except Exception as error:  # another package's mistake must not break xconv
             failed[name] = f"{type(error).__name__}: {error}"
         else:
-            found[name] = calibration.calibrated(backend)
+            found[name] = backend
     return found, failed
 
 
@@ -57,11 +57,19 @@ def failures() -> dict[str, str]:
 
 @functools.cache
 def _cpu() -> Backend:
-    return backends()["cpu"]
+    return _ready(backends()["cpu"])
 
 
-def find(x: Any) -> Backend:
-    """The backend that `x` belongs to, which can run."""
+@functools.cache
+def _ready(backend: Backend) -> Backend:
+    """With the rates of this machine, which are looked up when a backend is first used."""
+    return calibration.calibrated(backend)
+
+
+def find(x: Any, name: str | None = None) -> Backend:
+    """The backend that `x` belongs to, or the one named, which can run."""
+    if name is not None:
+        return _named(name, x)
     if type(x) is np.ndarray:
         return _cpu()
     for backend in backends().values():
@@ -72,7 +80,7 @@ def find(x: Any) -> Backend:
                     f"x is a {type(x).__module__}.{type(x).__name__}, which the backend "
                     f'"{backend.name}" runs, but it is not available: {reason}'
                 )
-            return backend
+            return _ready(backend)
     failed = "".join(
         f"; backend {name!r} failed to load ({why})" for name, why in failures().items()
     )
@@ -80,3 +88,26 @@ def find(x: Any) -> Backend:
         f"x is a {type(x).__module__}.{type(x).__name__}, which no backend takes; pass a NumPy "
         f"array, or one of an array-API library (backends: {', '.join(backends())}){failed}"
     )
+
+
+def _named(name: str, x: Any) -> Backend:
+    known = backends()
+    backend = known.get(name) if isinstance(name, str) else None
+    if backend is None:
+        raise ArgumentError(
+            f"backend={name!r} is unknown; use one of {', '.join(map(repr, known))}, or leave it "
+            "out to have the type of x decide"
+        )
+    reason = backend.unavailable()
+    if reason:
+        raise BackendUnavailable(f'backend="{name}" is not available: {reason}')
+    _ready(backend)
+    if backend.owns(x):
+        return backend
+    found = backend.for_host() if known["cpu"].owns(x) else None
+    if found is None:
+        raise ArgumentTypeError(
+            f'backend="{name}" does not take x, a {type(x).__module__}.{type(x).__name__}; leave '
+            "backend= out, or convert x first"
+        )
+    return found

@@ -148,6 +148,36 @@ def test_targets_judge(make, records):
     assert judged == {target.text for target in targets.TARGETS}, "targets without a case"
 
 
+def prediction(name, **pairs):
+    """The record of a random problem: (predicted, measured) seconds by method."""
+    return {
+        "kind": "regret", "case": {"name": name, "suite": "regret"}, "workers": 1, "chosen": "fft",
+        "predicted": {method: p for method, (p, _) in pairs.items()} | {"separable": 9.0},
+        "seconds": {m: {"median": s} for m, (_, s) in pairs.items()} | {"auto": {"median": 1.0}},
+        "regret": 1.0,
+    }  # fmt: skip
+
+
+def test_predictions_are_set_against_times():
+    records = [
+        prediction("one", direct=(0.001, 0.001), fft=(0.3, 0.1)),
+        prediction("two", direct=(0.002, 0.001), fft=(0.1, 0.5)),
+        prediction("three", direct=(0.0015, 0.001)),
+    ]
+    told = tables.planner(records, most=2)
+    assert "of 3 random problems" in told
+    assert "| direct | 3 | 1.50 | 100% | 1.00 to 2.00 |" in told
+    assert "| fft | 2 | 1.60 | 0% | 0.20 to 3.00 |" in told
+    assert "separable" not in told
+    assert told.endswith("| `two` | fft | 100 | 500 | 0.20 |\n| `one` | fft | 300 | 100 | 3.00 |")
+    share = next(v for t, v in targets.verdicts(records) if "within a factor of 2" in t.text)
+    assert share == pytest.approx(3 / 5)
+    title = "Does the planner know what it costs?"
+    assert f"## {title}\n\n{tables.planner(records)}" in tables.markdown(records)
+    assert f"<h2>{title}</h2>" in report.page(records)
+    assert title not in tables.markdown([])
+
+
 def test_crossover_needs_a_crossing():
     rising, flat = [(3, 1.0), (9, 9.0)], [(3, 3.0), (9, 3.0)]
     assert 3 < plots.crossover(rising, flat) < 9

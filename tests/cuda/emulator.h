@@ -21,6 +21,9 @@ void emulated_barrier();
 #define __syncthreads emulated_barrier
 #define XCONV_SHARED(name) unsigned char* const name = emulated_shared
 
+inline unsigned __float_as_uint(float v) { unsigned bits; memcpy(&bits, &v, 4); return bits; }
+inline float __uint_as_float(unsigned bits) { float v; memcpy(&v, &bits, 4); return v; }
+
 // Half precision in software: `scale` is the last place of a half of the magnitude of v.
 inline unsigned short half_bits(double v)
 {

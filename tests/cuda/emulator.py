@@ -13,7 +13,9 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +56,32 @@ class Namespace:
         return call
 
 
+class Transforms:
+    """scipy.fft with the plans that CuPy keeps: the bytes of their work areas, last used last."""
+
+    def __init__(self) -> None:
+        self.plans: dict[Any, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(scipy.fft, name)
+
+        def call(x: np.ndarray, s: Any, axes: Any) -> Any:
+            y = function(x, s=s, axes=axes)
+            key = name, x.shape, y.shape, y.dtype
+            self.plans.pop(key, None)
+            self.plans[key] = max(x.nbytes, y.nbytes)
+            return y
+
+        return call
+
+
 class EmulatedDevice:
-    """Implements xconv.cuda.device.Device."""
+    """Implements xconv.cuda.device.Device.
+
+    Copies are as late as CUDA allows: one to the device takes place when its stream is next asked
+    for something, one to the host when the host waits for it.  Memory holds poison until then, so
+    that who reads too early, or writes into a copy under way, gets a wrong result.
+    """
 
     def __init__(
         self,
@@ -66,10 +92,18 @@ class EmulatedDevice:
         options: tuple[str, ...] = (),
     ) -> None:
         self.xp: Any = Namespace()
-        self.fft = scipy.fft
+        self.fft = Transforms()
         self.specialise = specialise
         self.launches: list[str] = []
         """Names of the kernels that ran."""
+        self.history: list[tuple[str, int]] = []
+        """What was asked of which stream: "send", "fetch", "wait" for another, and "finish" where
+        the host waits for it."""
+        self._streams: dict[int, list[Callable[[], None]]] = {-1: []}
+        self._done = {-1: 0}
+        self._current = [-1]
+        self.pinned_bytes = 0
+        self.card = "emulated, sm_00"
         self._shared = shared
         self._order = order
         self._options = options
@@ -77,11 +111,61 @@ class EmulatedDevice:
     def number(self) -> int:
         return 0
 
-    def mark(self) -> None:
-        return None
+    def mark(self) -> tuple[int, int]:
+        stream = self._current[-1]
+        return stream, self._done[stream] + len(self._streams[stream])
 
-    def wait(self, mark: None) -> None:
-        return None
+    def wait(self, mark: tuple[int, int]) -> None:
+        if mark[0] != self._current[-1]:
+            self.history.append(("wait", self._current[-1]))
+            self._complete(*mark)
+
+    def finish(self, mark: tuple[int, int]) -> None:
+        self.history.append(("finish", mark[0]))
+        self._complete(*mark)
+
+    def _complete(self, stream: int, until: int | None = None) -> None:
+        """Do what was asked of a stream, up to a mark or all of it, in order."""
+        pending = self._streams[stream]
+        while pending and (until is None or self._done[stream] < until):
+            pending.pop(0)()
+            self._done[stream] += 1
+
+    @contextmanager
+    def stream(self, which: int) -> Iterator[None]:
+        self._streams.setdefault(which, [])
+        self._done.setdefault(which, 0)
+        self._current.append(which)
+        yield
+        self._current.pop()
+
+    def pinned(self, size: int, dtype: np.dtype) -> np.ndarray:
+        self.pinned_bytes += size * dtype.itemsize
+        return poisoned(np.empty(size, dtype))
+
+    def send(self, values: np.ndarray, x: DeviceArray) -> None:
+        self._copy("send", values, x)
+
+    def fetch(self, x: DeviceArray, values: np.ndarray) -> None:
+        self._copy("fetch", x, values)
+
+    def _copy(self, name: str, source: np.ndarray, target: np.ndarray) -> None:
+        assert isinstance(source, DeviceArray) != isinstance(target, DeviceArray)
+        assert source.flags.c_contiguous
+        assert target.flags.c_contiguous
+        assert source.nbytes == target.nbytes
+        stream = self._current[-1]
+        self.history.append((name, stream))
+        poisoned(target)
+        self._streams[stream].append(lambda: np.copyto(np.asarray(target), np.asarray(source)))
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
+    def details(self) -> dict[str, str]:
+        return {"driver": "CUDA 13.0", "device 0": self.card}
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, DeviceArray)
@@ -91,13 +175,21 @@ class EmulatedDevice:
         return x.ctypes.data
 
     def to_numpy(self, x: DeviceArray) -> np.ndarray:
+        self._complete(self._current[-1])
         return np.array(x, subok=False)
 
-    def active(self, x: DeviceArray) -> Any:
-        return nullcontext()
+    @contextmanager
+    def active(self, x: DeviceArray) -> Iterator[None]:
+        self._complete(self._current[-1])
+        yield
 
     def shared_bytes(self) -> int:
         return self._shared
+
+    def trim_plans(self, most: int) -> None:
+        plans = self.fft.plans
+        while sum(plans.values()) > most:
+            del plans[next(iter(plans))]
 
     def processors(self) -> int:
         return 4
@@ -132,6 +224,12 @@ class EmulatedDevice:
 
         launch.library = library  # type: ignore[attr-defined]
         return launch
+
+
+def poisoned(array: np.ndarray) -> np.ndarray:
+    """The array with every byte 0xA5: -2.9e-16 as float32, -1515870811 as int32."""
+    np.asarray(array).view(np.uint8)[...] = 0xA5
+    return array
 
 
 def aligned(argument: np.ndarray) -> np.ndarray:

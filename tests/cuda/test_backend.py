@@ -162,8 +162,25 @@ def test_max_memory_bounds_the_scratch_of_transforms() -> None:
     backend = CUDABackend(EmulatedDevice())
     x, k = on_device(np.ones((4, 64, 64), "f4")), np.ones((9, 9), "f4")
     plan = api.plan_on(backend, "convolve", x, k, method="fft", max_memory=200_000)
-    assert plan._choice()[0].work.scratch <= 200_000
+    assert [c.scratch <= 200_000 for c in plan.candidates if c.chosen] == [True]
     np.testing.assert_allclose(np.asarray(plan(x))[:, 20, 20], 81, rtol=1e-5)
+
+
+@emulated
+def test_the_work_areas_of_transforms_are_bounded_between_calls() -> None:
+    """Plans of many shapes would stay with CuPy; what is over the limit goes, the oldest first."""
+    backend, k, limit = CUDABackend(EmulatedDevice()), np.ones((9, 9), "f4"), 300_000
+    made = set()
+    for n in range(40, 100, 10):
+        x = on_device(np.ones((4, n, n), "f4"))
+        plan = api.plan_on(backend, "convolve", x, k, method="fft", max_memory=limit)
+        y = plan(x)
+        np.testing.assert_allclose(np.asarray(y)[:, 20, 20], 81, rtol=1e-5)
+        plans = backend.device.fft.plans
+        made |= set(plans)
+        assert 0 < sum(plans.values()) <= limit
+        assert {key[0] for key in list(plans)[-2:]} == {"rfftn", "irfftn"}
+    assert len(made) > len(plans)
 
 
 def test_compiled_kernels_are_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,8 +45,10 @@ TABLE = (
     Row("tiled", "complex64", "NHW", 5, registers=168, share=0.50),
     Row("tiled", "int32", "NHW", 5, registers=128),
     Row("tiled", "float16", "NHW", 5, registers=128, share=0.50),
+    Row("tiled", "bfloat16", "NHW", 5, registers=128, share=0.50),
     Row("any", "float32", "NHW", 5, registers=96),
     Row("any", "complex128", "NHW", 5, registers=128),
+    Row("any", "bfloat16", "NHW", 5, registers=96),
 )
 CASES = [
     (row, architecture)

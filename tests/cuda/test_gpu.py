@@ -132,6 +132,25 @@ def test_every_device(cupy: Any) -> None:
         assert not agrees(cupy.asnumpy(y), x, k)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("shape", [(64, 3000), (20, 200, 300), (8, 40, 50, 60)])
+def test_work_areas_are_what_is_counted(cupy: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    cache = cupy.fft.config.get_plan_cache()
+    cache.clear()
+    x = cupy.ones(shape, dtype)
+    k = np.ones((9,) * (len(shape) - 1), dtype)
+    limit = 16 << 20
+    plan = xconv.plan(x, k, method="fft", max_memory=limit)
+    pool = cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    before = pool.total_bytes()
+    y = plan(x)
+    kept = plan._choice()[0].work.kept
+    assert cache.get_curr_memsize() > 0
+    # The repair holds the peak of each image and what is derived from it, a few bytes.
+    assert pool.total_bytes() - before - y.nbytes - kept <= limit + (1 << 20)
+
+
 def test_torch_in_torch_out(cupy: Any) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
@@ -147,6 +166,50 @@ def test_torch_in_torch_out(cupy: Any) -> None:
     out = torch.empty_like(y)
     assert xconv.convolve(source, k, method="direct", out=out) is out
     torch.testing.assert_close(out, y, rtol=0, atol=0)
+
+
+def test_bfloat16(cupy: Any) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    if int(cupy.__version__.split(".")[0]) < 14:
+        pytest.skip("CuPy has bfloat16 from version 14")
+    x, k = (a.astype(ml_dtypes.bfloat16) for a in operands((2, 40, 50), 5))
+    right = reference.expected(x.astype("f4"), k.astype("f4"))
+    allowed = right.bound(right.direct) + 2.0**-7 * np.abs(right.values)  # two last places
+    source = cupy.asarray(x)
+    answers = [cupy.asnumpy(xconv.convolve(source, taps)) for taps in (k, cupy.asarray(k))]
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        tensor = torch.tensor(x.astype("f4"), device="cuda").to(torch.bfloat16)
+        y = xconv.convolve(tensor, k)
+        assert y.dtype == torch.bfloat16
+        answers.append(y.float().cpu().numpy())
+    for y in answers:
+        assert (np.abs(y.astype(np.longdouble) - right.values) <= allowed).all()
+
+
+def test_gradients_of_torch_tensors(cupy: Any) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    import xconv.torch
+
+    x, k = RNG.standard_normal((2, 4, 30, 20)), RNG.standard_normal((6, 4, 3, 3))
+    ours, theirs = (
+        [torch.tensor(a, device="cuda", requires_grad=True) for a in (x, k)] for _ in range(2)
+    )
+    with torch.cuda.stream(torch.cuda.Stream()):
+        y = xconv.torch.correlate(
+            *ours, layout="NCHW", kernel_layout="OIHW", mode=((1, 1), (1, 1)), stride=2
+        )
+        z = torch.nn.functional.conv2d(*theirs, stride=2, padding=1)
+        gy = torch.randn_like(z)
+        y.backward(gy)
+        z.backward(gy)
+        torch.cuda.current_stream().synchronize()
+    # Both sum at most 2 * 15 * 10 products, of numbers below 6.
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.grad.is_cuda
+        torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=2 * 300 * 300 * 36 * 2e-16)
 
 
 def test_jax_in_jax_out(cupy: Any) -> None:
@@ -189,6 +252,28 @@ def test_more_than_2_to_the_31_elements(cupy: Any) -> None:
     x[-1, -3:] = cupy.asarray([1, 2, 3])
     y = xconv.convolve(x, np.ones((2, 2), "u1"), method="direct", mode="same")
     assert cupy.asnumpy(y[-1, -3:]).tolist() == [1, 3, 5]
+
+
+@pytest.mark.parametrize("layout", ["NHW", "HWN"])
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_numpy_images_in_blocks(cupy: Any, layout: str, method: str) -> None:
+    """Four times the limit goes through the device, which never holds more than the limit."""
+    x, k = operands((8, 600, 500), 9)
+    x = np.ascontiguousarray(np.moveaxis(x, 0, layout.index("N")))
+    limit = x.nbytes // 4
+    plan = xconv.plan(
+        x, k, layout=layout, boundary="reflect", method=method, max_memory=limit, backend="cuda"
+    )
+    pool, host = cupy.get_default_memory_pool(), cupy.get_default_pinned_memory_pool()
+    cupy.fft.config.get_plan_cache().clear()
+    host.free_all_blocks()
+    pool.free_all_blocks()
+    before = pool.total_bytes()
+    y = plan(x)
+    assert type(y) is np.ndarray
+    assert not agrees(y, x, k, layout=layout, boundary="reflect")
+    if method == "direct":
+        assert pool.total_bytes() - before <= limit
 
 
 def test_compute_sanitizer() -> None:

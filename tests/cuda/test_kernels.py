@@ -200,3 +200,26 @@ def test_broken_kernels_are_found(
     found = wrong(EmulatedDevice(), x, k, method, boundary="reflect", mode="valid" if what ==
                   "store past the edge" else "full")  # fmt: skip
     assert "outputs off" in found
+
+
+@pytest.mark.parametrize("method", ["direct", "fft", "separable"])
+def test_more_batch_axes_that_do_not_join_than_a_kernel_has_room_for(method: str) -> None:
+    backend = CUDABackend(EmulatedDevice())
+    x = on_device(RNG.standard_normal((*(4, 3) * 5, 6, 7)))[(slice(None, None, 2),) * 10]
+    x[(1,) * 10][3, 4] = np.inf  # such an image is computed directly, also by the transforms
+    k = np.outer([1.0, 2.0], [3.0, -1.0, 2.0])
+    plan = api.plan_on(backend, "convolve", x, k, mode="same", method=method)
+    right = reference.expected(np.asarray(x), k, mode="same")
+    assert not right.disagreement(
+        np.asarray(plan(x)), plan._choice()[0].method.rounding(plan.problem)
+    )
+    assert "any" in backend.device.launches
+
+
+def test_more_convolved_axes_than_a_kernel_has_room_for() -> None:
+    x, k = RNG.standard_normal((2,) * 9), RNG.standard_normal((2,) * 9)
+    backend = CUDABackend(EmulatedDevice())
+    plan = api.plan_on(backend, "convolve", on_device(x), k, mode="same")
+    right = reference.expected(x, k, mode="same")
+    assert not right.disagreement(np.asarray(plan(on_device(x))), right.direct)
+    assert backend.device.launches == [], "array operations do it"

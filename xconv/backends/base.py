@@ -6,7 +6,9 @@ step by a faster one.  A minimal one is a subclass with `name` and `owns`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import array_api_compat
@@ -15,7 +17,7 @@ import numpy as np
 from ..arguments import dtype_name
 from ..errors import ArgumentTypeError, MemoryLimitError
 from ..layout import view
-from ..methods.base import Block, Method
+from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
@@ -44,6 +46,10 @@ class Backend:
     """Units per second of one worker, by the names that the methods' Work uses."""
     block_bytes = 1 << 22
     """Scratch that a block should stay within to be fast."""
+    bfloat16 = False
+    """Whether there are methods for it."""
+    parallel = 1
+    """Times the work of one core that keeps one worker busy."""
 
     def owns(self, x: Any) -> bool:
         """Whether arrays like `x` are this backend's."""
@@ -61,6 +67,26 @@ class Backend:
         """What `xconv info` prints below it: devices, instruction sets, what is missing and why."""
         return {}
 
+    def for_host(self) -> Backend | None:
+        """The backend that sends NumPy arrays here and fetches the results, if there is one."""
+        return None
+
+    # What `xconv calibrate` needs.
+
+    def default_rates(self) -> Mapping[str, float]:
+        """The rates that hold until some are measured."""
+        return type(self).rates
+
+    def from_numpy(self, x: np.ndarray) -> Any:
+        """`x` as an array of this backend; None where that takes another array like it."""
+        return None
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """How long a call and the work that it orders take."""
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+
     # Arrays in and out.
 
     def namespace(self, x: Any) -> Any:
@@ -74,6 +100,14 @@ class Backend:
     def workers(self) -> int:
         """Threads used unless told."""
         return 1
+
+    def session(self, x: Any, y: Any) -> AbstractContextManager[tuple[Any, Any]]:
+        """Both as arrays that every step takes, on the device and stream of `x` meanwhile."""
+        return nullcontext((x, y))
+
+    def given_back(self, y: Any, like: Any) -> Any:
+        """What a session has made, in the type of `like`."""
+        return y
 
     def accept_kernel(self, k: Any, x: Any) -> Any:
         """`k` as an array of this backend, or a NumPy array that goes to the device of `x`."""
@@ -103,6 +137,10 @@ class Backend:
             weights = weights.astype(np.dtype(problem.dtype), copy=False)
             return self.asarray(weights, problem.accumulator, like)
         return self.convert(weights, problem.k_dtype, problem.dtype, problem.accumulator)
+
+    def bound(self, problem: Problem, kernel: Any, like: Any) -> Any:
+        """The kernel as the methods of this backend are given it: its `weights`."""
+        return self.weights(problem, kernel, like)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         """`x` on the host."""
@@ -220,6 +258,14 @@ class Backend:
         if dtype.startswith("complex"):
             return xp.fft.ifftn(x, s=n, axes=axes)
         return xp.fft.irfftn(x, s=n, axes=axes)
+
+    def kernel_sums(self, problem: Problem, x: Any, gy: Any, limits: Limits) -> Any:
+        """The sum over b and p of conj(gy[b, g, o, p]) xp[b, g, i, p*s + t*d], (G, O, I, taps...).
+
+        `x` and `gy` are canonical, the sums of the accumulator's dtype.  None where the backend
+        has no faster way than a correlation of `x` with `gy`.
+        """
+        return None
 
     def cut_order(self, x: Any, problem: Problem) -> Sequence[int]:
         """Axes of (batch..., G, spatial...), those to cut into blocks first at the front."""

@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentTypeError, MemoryLimitError
-from ..methods.base import Block, Method
+from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem
 from .base import Backend, Index, Parts, refuse_masked
+from .contraction import kernel_sums
 
 try:
     from .. import _native
-    from .native import NativeDirect
+    from .native import NativeDirect, NativeSeparable
 except ImportError as error:
     _native_missing: str | None = str(error)
-    _direct: tuple[Method, ...] = (Direct(),)
+    _compiled: tuple[Method, ...] = ()
 else:
     _native_missing = None
-    _direct = (NativeDirect(), Direct())
+    _compiled = (NativeDirect(), NativeSeparable())
 
 __all__ = ["CPUBackend"]
 
@@ -44,7 +45,7 @@ def _cpus() -> int:
 
 class CPUBackend(Backend):
     name = "cpu"
-    methods = (*_direct, FFT(), Separable())
+    methods = (*_compiled, Direct(), FFT(), Separable())
     block_bytes = 1 << 20
     # NumPy 2.4 and SciPy 1.17 on a Zen 3 at 2.45 GHz, one thread, 2026-11-24; units per second.
     rates = {
@@ -114,6 +115,9 @@ class CPUBackend(Backend):
     def workers(self) -> int:
         return _cpus()
 
+    def from_numpy(self, x: np.ndarray) -> np.ndarray:
+        return x
+
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x)
 
@@ -163,7 +167,9 @@ class CPUBackend(Backend):
     def full(self, shape: tuple[int, ...], value: complex, dtype: str, like: Any) -> np.ndarray:
         """Filled with `value`, in the memory order of `like`."""
         order = np.argsort([-abs(s) for s in like.strides], kind="stable")
-        padded = np.full([shape[i] for i in order], value, np.dtype(dtype))
+        sizes = [shape[i] for i in order]
+        # The system gives zeros without writing them.
+        padded = np.full(sizes, value, np.dtype(dtype)) if value else np.zeros(sizes, dtype)
         return padded.transpose(np.argsort(order))
 
     def weighted_sum(self, terms: Iterable[tuple[Any, Any]], dtype: str) -> Any:
@@ -195,6 +201,11 @@ class CPUBackend(Backend):
 
         backward = scipy.fft.ifftn if dtype.startswith("complex") else scipy.fft.irfftn
         return _in_order(functools.partial(backward, overwrite_x=True), x, n, axes)
+
+    def kernel_sums(
+        self, problem: Problem, x: np.ndarray, gy: np.ndarray, limits: Limits
+    ) -> np.ndarray:
+        return kernel_sums(self, problem, x, gy, limits)
 
     def cut_order(self, x: np.ndarray, problem: Problem) -> Sequence[int]:
         """The axis with the longest stride first, so that blocks hold whole inner runs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..errors import MemoryLimitError
 from ..methods.base import Method
 from ..problem import Problem, itemsize
 from .base import Backend, refuse_masked
+from .streamed import StreamedBackend
 
 __all__ = ["CUDABackend"]
 
@@ -42,6 +43,8 @@ class CUDABackend(Backend):
         SeparablePasses(),
         ArrayDirect(),
     )
+    bfloat16 = True
+    parallel = 64  # a call of what takes a core a millisecond would measure the call
     block_bytes = 32 << 20  # a few transforms that stay in the second-level cache of an H100
 
     def __init__(self, device: Device | None = None) -> None:
@@ -53,12 +56,21 @@ class CUDABackend(Backend):
 
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:  # type: ignore[override]
+        return self.default_rates()
+
+    def default_rates(self) -> Mapping[str, float]:
         if self._given is None and status()[0] == "ok":
             import cupy
 
             card = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
             return rates(card)
         return rates("H100")
+
+    def from_numpy(self, x: np.ndarray) -> Any:
+        return self.device.xp.asarray(x)
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        return self.device.seconds(run)
 
     def owns(self, x: Any) -> bool:
         if self._given is not None:
@@ -86,21 +98,20 @@ class CUDABackend(Backend):
         return "CuPy of unknown version"
 
     def details(self) -> Mapping[str, str]:
-        state, sentence = status()
-        found = {"status": f"{state}: {sentence}", "compiled kernels": str(cache_folder())}
-        if state == "ok":
-            import cupy
+        found = {"compiled kernels": str(cache_folder())}
+        if self._given is None:
+            state, sentence = status()
+            found = {"status": f"{state}: {sentence}", **found}
+            if state != "ok":
+                return found
+        return {**found, **self.device.details()}
 
-            runtime = cupy.cuda.runtime
-            found["driver"] = _version(runtime.driverGetVersion())
-            found["runtime"] = _version(runtime.runtimeGetVersion())
-            for n in range(runtime.getDeviceCount()):
-                card = runtime.getDeviceProperties(n)
-                found[f"device {n}"] = (
-                    f"{card['name'].decode()}, sm_{card['major']}{card['minor']}, "
-                    f"{card['totalGlobalMem'] >> 20:,} MiB"
-                )
-        return found
+    def for_host(self) -> Backend:
+        return self._for_host
+
+    @functools.cached_property
+    def _for_host(self) -> Backend:
+        return StreamedBackend(self)
 
     # Arrays in and out: the caller's own stay what they are, and are borrowed for a session.
 
@@ -130,7 +141,6 @@ class CUDABackend(Backend):
         return x if self.device.owns(x) else foreign.borrowed(x)
 
     def given_back(self, y: Any, like: Any) -> Any:
-        """`y` in the type of `like`."""
         if self.device.owns(y) and not self.device.owns(like):
             return foreign.given_back(y, like)
         return y
@@ -141,7 +151,7 @@ class CUDABackend(Backend):
             return self._borrowed(k)
         return super().accept_kernel(k, x)
 
-    def weights(self, problem: Problem, kernel: Any, like: Any) -> Weights:
+    def bound(self, problem: Problem, kernel: Any, like: Any) -> Weights:
         return Weights(self.device, problem, kernel)
 
     def to_numpy(self, x: Any) -> np.ndarray:
@@ -192,8 +202,3 @@ class CUDABackend(Backend):
     def inverse(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
         fft = self.device.fft
         return (fft.ifftn if dtype.startswith("complex") else fft.irfftn)(x, s=n, axes=axes)
-
-
-def _version(number: int) -> str:
-    """CUDA's 12040 as "12.4"."""
-    return f"CUDA {number // 1000}.{number % 1000 // 10}"

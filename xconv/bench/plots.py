@@ -13,7 +13,7 @@ import numpy as np
 
 from .published import METHODS, PUBLISHED
 from .results import Record, by_case, families, median, named, of_kind
-from .targets import predicted
+from .targets import predictions
 
 __all__ = ["PLOTS", "drawn"]
 
@@ -267,18 +267,15 @@ def regret(records: list[Record]) -> str | None:
 
 def prediction(records: list[Record]) -> str | None:
     """Predicted against measured seconds of every method that was timed."""
-    by_method: dict[str, list[tuple[float, float]]] = {}
-    for r in of_kind(records, "regret"):
-        for name, seconds in r["seconds"].items():
-            if name != "auto":
-                by_method.setdefault(name, []).append((seconds["median"], r["predicted"][name]))
-    if not by_method:
+    found = predictions(records)
+    if not found:
         return None
     with _figure() as (_, axes, drawn):
-        for name, points in by_method.items():
+        for name in dict.fromkeys(p.method for p in found):
+            points = [(p.measured, p.predicted) for p in found if p.method == name]
             axes.scatter(*zip(*points, strict=True), s=12, alpha=0.7, label=name,
                          color=COLOURS[f"xconv {name}"])  # fmt: skip
-        every = [s for pair in predicted(records) for s in pair]
+        every = [s for p in found for s in (p.measured, p.predicted)]
         ends = np.array([min(every), max(every)])
         axes.plot(ends, ends, color="#212529", linewidth=1)
         for factor in (0.5, 2):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +17,7 @@ from .cases import Case, arrays
 from .measure import Budget, in_turn
 from .results import Record
 
-__all__ = ["predictions", "problems", "run_problem"]
+__all__ = ["problems", "run_problem"]
 
 PRODUCTS = 3e9
 """Most multiply-adds of a problem, and BYTES of its image: about a second of direct work."""
@@ -73,7 +72,10 @@ def run_problem(case: Case, workers: int, budget: Budget) -> Iterator[Record]:
     x, k = arrays(case)
     options = case.options | {"workers": workers}
     plan = xconv.plan(x, k, **options)
-    predicted = predictions(plan.explain())
+    predicted: dict[str, float] = {}
+    for row in plan.candidates:
+        if row.seconds is not None:
+            predicted.setdefault(row.method, row.seconds)  # the first of a name is what runs
     chosen = plan.method
     calls: dict[str, Any] = {"auto": lambda: xconv.convolve(x, k, **options)}
     for name, seconds in predicted.items():
@@ -90,17 +92,3 @@ def run_problem(case: Case, workers: int, budget: Budget) -> Iterator[Record]:
         "seconds": {name: asdict(t) for name, t in timings.items()},
         "regret": timings["auto"].median / best,
     }
-
-
-def predictions(table: str) -> dict[str, float]:
-    """Predicted seconds by method, from the table that `Plan.explain` prints; the least where a
-    method has several rows, since that is the one that runs.
-
-    >>> predictions("*direct 0.02 1,024 0 x\\n direct 0.3 0 0 y\\n fft refused: integers")
-    {'direct': 0.02}
-    """
-    rows = re.findall(r"^[* ](\w+) +([0-9.e+-]+) +[\d,]+ +[\d,]+", table, re.MULTILINE)
-    least: dict[str, float] = {}
-    for name, seconds in rows:
-        least[name] = min(float(seconds), least.get(name, math.inf))
-    return least

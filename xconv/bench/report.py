@@ -9,7 +9,7 @@ from importlib.resources import files
 from . import tables
 from .plots import drawn
 from .results import Record, of_kind
-from .targets import verdicts
+from .targets import predictions, verdicts
 
 __all__ = ["page"]
 
@@ -45,6 +45,9 @@ def page(records: list[Record]) -> str:
         f"<h2>The first table</h2>{_html(tables.seed_table(records))}" if seed else "",
         f"<h2>When does xconv lose?</h2>{_html(tables.losses(records))}",
         f"<h2>Targets</h2>{_html(targets)}" if verdicts(records) else "",
+        f"<h2>Does the planner know what it costs?</h2>{_html(tables.planner(records))}"
+        if predictions(records)
+        else "",
         "<h2>All results</h2><p>Time is the median, spread half the distance between the "
         "quartiles; error is in units of eps &times; sum|k| &times; max|x|; the limit is what the "
         "measured arithmetic and memory allow the direct method, so that others may pass it.</p>",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+
+import numpy as np
 
 from .published import METHODS, PUBLISHED, SOURCE
 from .results import Record, best_peer, by_case, family, median, named, of_kind
-from .targets import verdicts
+from .targets import predictions, verdicts
 
-__all__ = ["losses", "machine", "markdown", "milliseconds", "seed_table", "suite_tables", "summary"]
+__all__ = [
+    "losses", "machine", "markdown", "milliseconds", "planner", "seed_table", "suite_tables",
+    "summary",
+]  # fmt: skip
 
 
 def markdown(records: list[Record]) -> str:
@@ -19,6 +25,8 @@ def markdown(records: list[Record]) -> str:
     parts += ["## When does xconv lose?", losses(records)]
     if verdicts(records):
         parts += ["## Targets", targets(records)]
+    if predictions(records):
+        parts += ["## Does the planner know what it costs?", planner(records)]
     for suite, table in suite_tables(records):
         parts += [f"## Suite {suite}", table]
     return "\n\n".join(parts) + "\n"
@@ -159,6 +167,30 @@ def targets(records: list[Record]) -> str:
         for target, value in verdicts(records)
     ]  # fmt: skip
     return _table(["target", "limit", "measured", ""], rows)
+
+
+def planner(records: list[Record], most: int = 10) -> str:
+    """Predicted against measured seconds by method, and the predictions that are furthest off."""
+    found = predictions(records)
+    rows = []
+    for name in dict.fromkeys(p.method for p in found):
+        ratios = np.array([p.ratio for p in found if p.method == name])
+        right = np.mean([p.right for p in found if p.method == name])
+        rows.append([name, str(len(ratios)), f"{np.median(ratios):.2f}", f"{right:.0%}",
+                     f"{ratios.min():.2f} to {ratios.max():.2f}"])  # fmt: skip
+    head = ["method", "timed", "predicted / measured, median", "within a factor of 2", "range"]
+    worst = sorted(found, key=lambda p: -abs(math.log(p.ratio)))[:most]
+    furthest = [
+        [f"`{p.case}`", p.method, *(f"{s * 1e3:.3g}" for s in (p.predicted, p.measured)),
+         f"{p.ratio:.2f}"]
+        for p in worst
+    ]  # fmt: skip
+    cases = len({p.case for p in found})
+    return (
+        f"Predicted against measured seconds of {cases} random problems.\n\n{_table(head, rows)}"
+        f"\n\nThe {len(worst)} furthest off:\n\n"
+        + _table(["case", "method", "predicted ms", "measured ms", "ratio"], furthest)
+    )
 
 
 def suite_tables(records: list[Record]) -> Iterable[tuple[str, str]]:

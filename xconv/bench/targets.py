@@ -11,7 +11,7 @@ from .busy import ALONE, SUFFIX
 from .results import Record, best_peer, by_case, median, named, of_kind
 from .run import BACKWARD, COPY
 
-__all__ = ["TARGETS", "Target", "verdicts"]
+__all__ = ["TARGETS", "Prediction", "Target", "predictions", "verdicts"]
 
 MIB = 1 << 20
 Measure = Callable[[list[Record]], float | None]
@@ -178,19 +178,38 @@ def regrets(records: Iterable[Record], percentile: float) -> float | None:
     return float(np.percentile(found, percentile)) if found else None
 
 
-def predicted(records: Iterable[Record]) -> list[tuple[float, float]]:
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the planner said of one method that its suite timed."""
+
+    case: str
+    method: str
+    predicted: float
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted / self.measured
+
+    @property
+    def right(self) -> bool:
+        """Whether it is within a factor of 2."""
+        return 0.5 <= self.ratio <= 2
+
+
+def predictions(records: Iterable[Record]) -> list[Prediction]:
     """Predicted and measured seconds of every method that the planner's suite timed."""
     return [
-        (r["predicted"][name], r["seconds"][name]["median"])
+        Prediction(r["case"]["name"], name, r["predicted"][name], timing["median"])
         for r in of_kind(records, "regret")
-        for name in r["seconds"]
+        for name, timing in r["seconds"].items()
         if name != "auto"
     ]
 
 
 def _within_two(records: list[Record]) -> float | None:
-    pairs = predicted(records)
-    return float(np.mean([0.5 <= p / m <= 2 for p, m in pairs])) if pairs else None
+    found = predictions(records)
+    return float(np.mean([p.right for p in found])) if found else None
 
 
 BIG, GAUSSIAN = (8, 1000, 1000), (50, 1000, 1000)

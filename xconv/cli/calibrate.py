@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -28,6 +28,12 @@ class _Case:
     x_shape: tuple[int, ...]
     k_shape: tuple[int, ...]
     methods: tuple[str, ...] = ("direct", "fft", "separable")
+
+    def scaled(self, times: int) -> _Case:
+        """With so many times the images."""
+        batch = self.layout.find("N")
+        sizes = (n * (times if axis == batch else 1) for axis, n in enumerate(self.x_shape))
+        return replace(self, x_shape=tuple(sizes))
 
     def operands(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """An image and a kernel of rank 1, so that no method refuses."""
@@ -72,8 +78,8 @@ def calibrate(name: str) -> Iterator[str]:
         raise ArgumentError(f"backend {name!r} is unknown; use one of {', '.join(known)}")
     backend = known[name]
     reason = backend.unavailable()
-    if not reason and registry.find(np.empty(0)) is not backend:
-        reason = "the operands are NumPy arrays, which another backend runs"
+    if not reason and backend.from_numpy(np.empty(0)) is None:
+        reason = "it does not say how to make its arrays from the operands, which are NumPy's"
     if reason:
         raise ArgumentError(f"backend {name!r} cannot be measured: {reason}")
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
@@ -82,7 +88,7 @@ def calibrate(name: str) -> Iterator[str]:
             "rates measured while it is quiet are better"
         )
     begin = time.perf_counter()
-    before = type(backend).rates
+    before = backend.default_rates()
     samples, efficiency = measure(backend)
     rates = calibration.fit(samples, before) | {"efficiency": efficiency}
     yield f"{'rate':<22}{'default':>12}{'measured':>12}"
@@ -106,27 +112,33 @@ def measure(backend: Backend) -> tuple[list[calibration.Sample], float]:
     samples, gains = [], []
     workers = backend.workers()
     for case, dtype in _CASES:
-        for method in backend.methods:
-            if method.name not in case.methods:
-                continue
-            sample = _sample(backend, method, case, dtype, 1)
-            if sample is None:
-                continue
-            samples.append(sample)
-            if workers > 1 and dtype == "float32" and sample.seconds > 5e-3:
-                together = _sample(backend, method, case, dtype, workers)
-                if together is not None:
-                    gains.append((sample.seconds / together.seconds - 1) / (workers - 1))
+        for one in dict.fromkeys((case, case.scaled(backend.parallel))):
+            operands = one.operands(dtype)
+            for method in backend.methods:
+                if method.name not in case.methods:
+                    continue
+                sample = _sample(backend, method, one, operands, 1)
+                if sample is None:
+                    continue
+                samples.append(sample)
+                if workers > 1 and dtype == "float32" and sample.seconds > 5e-3:
+                    together = _sample(backend, method, one, operands, workers)
+                    if together is not None:
+                        gains.append((sample.seconds / together.seconds - 1) / (workers - 1))
     return samples, min(max(median(gains), 0.05), 1.0) if gains else 1.0
 
 
 def _sample(
-    backend: Backend, method: Method, case: _Case, dtype: str, workers: int
+    backend: Backend,
+    method: Method,
+    case: _Case,
+    operands: tuple[np.ndarray, np.ndarray],
+    workers: int,
 ) -> calibration.Sample | None:
     """One method's work and shortest time; None where it refuses."""
     alone = copy.copy(backend)
     alone.methods = (method,)  # type: ignore[misc]  # hides the table of the class
-    x, k = case.operands(dtype)
+    x, k = backend.from_numpy(operands[0]), operands[1]
     try:
         plan = api.plan_on(
             alone, "correlate", x, k, layout=case.layout, mode="valid", method=method.name,
@@ -142,13 +154,13 @@ def _sample(
     if row.refusal is not None:
         return None
     out = plan(x, k)
-    return calibration.Sample(row.work, _shortest(lambda: plan(x, k, out=out)))
+    return calibration.Sample(
+        row.work, _shortest(lambda: backend.seconds(lambda: plan(x, k, out=out)))
+    )
 
 
-def _shortest(run: Callable[[], Any]) -> float:
+def _shortest(seconds: Callable[[], float]) -> float:
     best, end = math.inf, time.perf_counter() + _EACH
     while best == math.inf or time.perf_counter() < end:
-        begin = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, seconds())
     return best

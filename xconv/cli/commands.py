@@ -82,13 +82,14 @@ def explain(
     correlate: o.Correlate = False,
     workers: o.Workers = None,
     max_memory: o.MaxMemory = "64M",
+    backend: o.Backend = None,
 ) -> None:
     """Print what each method would cost on NumPy arrays, and which one would be taken."""
     from .explain import explanation
 
     options = o.Options(
         layout, kernel_layout, out_layout, axes, mode, boundary, cval, stride, dilation, groups,
-        method, dtype, correlate, workers, max_memory,
+        method, dtype, correlate, workers, max_memory, backend,
     )  # fmt: skip
     typer.echo(explanation(shape, x_dtype, kernel, kernel_dtype or x_dtype, options))
 
@@ -116,13 +117,14 @@ def apply(
     correlate: o.Correlate = False,
     workers: o.Workers = None,
     max_memory: o.MaxMemory = "64M",
+    backend: o.Backend = None,
 ) -> None:
     """Convolve a file with a kernel, block by block, into another file."""
     from .apply import convolve_file
 
     options = o.Options(
         layout, kernel_layout, out_layout, axes, mode, boundary, cval, stride, dilation, groups,
-        method, dtype, correlate, workers, max_memory,
+        method, dtype, correlate, workers, max_memory, backend,
     )  # fmt: skip
     typer.echo(convolve_file(input, kernel, output, output_dtype, options))
 

@@ -10,9 +10,9 @@ import typer
 from ..errors import ArgumentError
 
 __all__ = [
-    "Axes", "Boundary", "Correlate", "Cval", "Dilation", "Dtype", "Groups", "KernelLayout",
-    "Layout", "MaxMemory", "Method", "Mode", "Options", "OutLayout", "Stride", "Workers",
-    "read_bytes", "read_shape",
+    "Axes", "Backend", "Boundary", "Correlate", "Cval", "Dilation", "Dtype", "Groups",
+    "KernelLayout", "Layout", "MaxMemory", "Method", "Mode", "Options", "OutLayout", "Stride",
+    "Workers", "read_bytes", "read_shape",
 ]  # fmt: skip
 
 Text = str | None
@@ -34,6 +34,7 @@ Dtype = Annotated[Text, typer.Option(help="Both operands are converted to it fir
 Correlate = Annotated[bool, typer.Option("--correlate", help="Do not reverse the kernel.")]
 Workers = Annotated[int | None, typer.Option(help="Threads; all CPUs unless given.")]
 MaxMemory = Annotated[str, typer.Option(help="Most bytes of scratch, such as 64M or 1G.")]
+Backend = Annotated[Text, typer.Option(help="cuda sends the arrays through the GPU.")]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Options:
     correlate: bool
     workers: int | None
     max_memory: str
+    backend: str | None
 
     @property
     def op(self) -> str:
@@ -76,6 +78,7 @@ class Options:
             "dtype": self.dtype,
             "workers": self.workers,
             "max_memory": read_bytes(self.max_memory),
+            "backend": self.backend,
         }
 
 

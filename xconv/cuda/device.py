@@ -6,7 +6,7 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +41,27 @@ class Device(Protocol):
     def wait(self, mark: Any) -> None:
         """Orders what comes next on the current stream after a mark; the host does not wait."""
 
+    def finish(self, mark: Any) -> None:
+        """Has the host wait for a mark."""
+
+    def stream(self, which: int) -> AbstractContextManager[Any]:
+        """Makes one of several streams the current one, which wait for no other."""
+
+    def pinned(self, size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """A flat array in page-locked memory of the host, which copies need to be asynchronous."""
+
+    def send(self, values: np.ndarray[Any, Any], x: Any) -> None:
+        """Copy flat page-locked memory to the device on the current stream; nothing waits."""
+
+    def fetch(self, x: Any, values: np.ndarray[Any, Any]) -> None:
+        """Copy a flat array to page-locked memory of the host, likewise."""
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """How long a call and the work that it orders on the current stream take."""
+
+    def details(self) -> Mapping[str, str]:
+        """Driver, runtime and cards."""
+
     def owns(self, x: Any) -> bool:
         """Whether `x` is an array of the namespace."""
 
@@ -56,6 +77,9 @@ class Device(Protocol):
 
     def processors(self) -> int:
         """Blocks that really run at the same time."""
+
+    def trim_plans(self, most: int) -> None:
+        """Forget transforms used least recently while all that are kept hold more bytes."""
 
     def kernel(self, name: str, source: str) -> Kernel:
         """The compiled kernel of that name, from a cache where it has been compiled before."""
@@ -93,6 +117,50 @@ class CuPyDevice:
         if stream.ptr != made_on:
             stream.wait_event(event)
 
+    def finish(self, mark: Any) -> None:
+        mark[1].synchronize()
+
+    def stream(self, which: int) -> AbstractContextManager[Any]:
+        return self._stream(self.number(), which)  # type: ignore[no-any-return]
+
+    @functools.lru_cache(512)  # noqa: B019 - as for the kernels; the pool keeps memory by stream
+    def _stream(self, device: int, which: int) -> Any:
+        return self._cupy.cuda.Stream(non_blocking=True)
+
+    def pinned(self, size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        memory = self._cupy.cuda.alloc_pinned_memory(max(size, 1) * dtype.itemsize)
+        return np.frombuffer(memory, dtype, size)
+
+    def send(self, values: np.ndarray[Any, Any], x: Any) -> None:
+        stream = self._cupy.cuda.get_current_stream()
+        x.data.copy_from_host_async(values.ctypes.data, values.nbytes, stream)
+
+    def fetch(self, x: Any, values: np.ndarray[Any, Any]) -> None:
+        stream = self._cupy.cuda.get_current_stream()
+        x.data.copy_to_host_async(values.ctypes.data, values.nbytes, stream)
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        begin, end = self._cupy.cuda.Event(), self._cupy.cuda.Event()
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(self._cupy.cuda.get_elapsed_time(begin, end)) / 1e3
+
+    def details(self) -> Mapping[str, str]:
+        runtime = self._cupy.cuda.runtime
+        found = {
+            "driver": _version(runtime.driverGetVersion()),
+            "runtime": _version(runtime.runtimeGetVersion()),
+        }
+        for n in range(runtime.getDeviceCount()):
+            card = runtime.getDeviceProperties(n)
+            found[f"device {n}"] = (
+                f"{card['name'].decode()}, sm_{card['major']}{card['minor']}, "
+                f"{card['totalGlobalMem'] >> 20:,} MiB"
+            )
+        return found
+
     def owns(self, x: Any) -> bool:
         return isinstance(x, self._cupy.ndarray)
 
@@ -113,6 +181,15 @@ class CuPyDevice:
 
     def processors(self) -> int:
         return self._attribute("MultiProcessorCount")
+
+    def trim_plans(self, most: int) -> None:
+        cache = self._cupy.fft.config.get_plan_cache()
+        if cache.get_curr_memsize() <= most:
+            return
+        for key, _ in reversed(list(cache)):  # which begins with the one used last
+            if cache.get_curr_memsize() <= most:
+                break
+            del cache[key]
 
     def kernel(self, name: str, source: str) -> Kernel:
         return self._kernel(self.number(), name, source)
@@ -155,6 +232,11 @@ class CuPyDevice:
             raise RuntimeError(f"NVRTC could not compile a kernel of xconv: {log}") from error
         finally:
             nvrtc.destroyProgram(program)
+
+
+def _version(number: int) -> str:
+    """CUDA's 12040 as "12.4"."""
+    return f"CUDA {number // 1000}.{number % 1000 // 10}"
 
 
 def cache_folder() -> Path:

@@ -14,7 +14,7 @@ from ..problem import Axis, Problem, Work, itemsize
 from . import tiling
 from .device import Device
 from .geometry import Geometry, geometry
-from .launch import Launch, any_launch, any_refusal, tiled_launch
+from .launch import Launch, any_refusal, launch_any, tiled_launch
 from .source import sum_dtype, supported
 from .weights import Weights
 
@@ -24,10 +24,10 @@ _WORTH_COMPILING = 1 << 26
 """Multiply-adds from which a kernel is compiled for its taps: NVRTC takes seconds for it."""
 
 
-def steps(array: Any, axes: Sequence[Axis]) -> tuple[int, ...]:
+def steps(strides: Sequence[int], dtype: str, axes: Sequence[Axis]) -> tuple[int, ...]:
     """Elements from one index to the next along the canonical axes of a user's array."""
-    item = array.dtype.itemsize
-    return tuple(0 if a.of < 0 else array.strides[a.of] // item * a.step for a in axes)
+    item = itemsize(dtype)
+    return tuple(0 if a.of < 0 else strides[a.of] // item * a.step for a in axes)
 
 
 @lru_cache(512)
@@ -63,24 +63,27 @@ def run_any(
     """
     where = _geometry(
         problem,
-        steps(x, problem.x_axes),
-        steps(y, problem.y_axes),
+        steps(x.strides, problem.x_dtype, problem.x_axes),
+        steps(y.strides, problem.dtype, problem.y_axes),
         () if safe is None else tuple(safe.strides),
     )
-    launch = any_launch(
-        device, where, problem.x_dtype, problem.dtype, _cval(problem), device.number()
+    launch_any(
+        device,
+        where,
+        problem.x_dtype,
+        problem.dtype,
+        _cval(problem),
+        device.pointer(x),
+        device.pointer(y),
+        weights.pointer(device),
+        0 if safe is None else device.pointer(safe),
     )
-    skip = 0 if safe is None else device.pointer(safe)
-    launch(device.pointer(x), device.pointer(y), weights.pointer(device), skip)
 
 
 def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:
     """Launch the tiled kernel; False where these strides or this device do not suit it."""
-    # The shape too: a plan may run its problem on parts of the batch.
-    key = device.number(), x.shape, x.strides, y.strides
-    if key not in weights.launches:
-        weights.launches[key] = _tiled(device, problem, weights, x, y)
-    launch = weights.launches[key]
+    taps = 0 if weights.host is None else weights.host.size
+    launch = _tiled(device, problem, taps, device.number(), x.strides, y.strides)
     if launch is None:
         return False
     if launch.filters and weights.host is not None:
@@ -90,8 +93,21 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
     return True
 
 
-def _tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> Launch | None:
-    where = _geometry(problem, steps(x, problem.x_axes), steps(y, problem.y_axes))
+@lru_cache(2048)
+def _tiled(
+    device: Device,
+    problem: Problem,
+    taps: int,
+    number: int,
+    x_strides: tuple[int, ...],
+    y_strides: tuple[int, ...],
+) -> Launch | None:
+    """The launch for arrays of these strides, and so many weights on the host."""
+    where = geometry(
+        problem,
+        steps(x_strides, problem.x_dtype, problem.x_axes),
+        steps(y_strides, problem.dtype, problem.y_axes),
+    )
     if tiling.refusal(where):
         return None
     return tiled_launch(
@@ -100,9 +116,9 @@ def _tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -
         problem.x_dtype,
         problem.dtype,
         _cval(problem),
-        0 if weights.host is None else weights.host.size,
+        taps,
         device.specialise and where.outputs * where.taps >= _WORTH_COMPILING,
-        device.number(),
+        number,
     )
 
 

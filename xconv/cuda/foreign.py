@@ -10,6 +10,8 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
+
 __all__ = ["borrowed", "given_back", "is_foreign", "stream_of"]
 
 
@@ -34,7 +36,11 @@ def borrowed(x: Any) -> Any:
     if isinstance(x, cupy.ndarray):
         return x
     if _is(x, "torch", "Tensor"):
-        return cupy.from_dlpack(x.detach().resolve_conj().resolve_neg())
+        x = x.detach().resolve_conj().resolve_neg()
+        if str(x.dtype) == "torch.bfloat16":  # not every CuPy that has it takes it by DLPack
+            bits = cupy.from_dlpack(x.view(sys.modules["torch"].int16))
+            return bits.view(np.dtype("bfloat16"))
+        return cupy.from_dlpack(x)
     if _is(x, "jax", "Array"):
         return cupy.from_dlpack(x)
     return cupy.asarray(x)
@@ -57,7 +63,10 @@ def stream_of(x: Any) -> AbstractContextManager[Any]:
 def given_back(y: Any, like: Any) -> Any:
     """The CuPy array `y` as an array of the library of `like`, on the same memory."""
     if _is(like, "torch", "Tensor"):
-        return sys.modules["torch"].from_dlpack(y)
+        torch = sys.modules["torch"]
+        if y.dtype.name == "bfloat16":
+            return torch.from_dlpack(y.view(np.int16)).view(torch.bfloat16)
+        return torch.from_dlpack(y)
     if _is(like, "jax", "Array"):
         return sys.modules["jax"].dlpack.from_dlpack(y)
     if "numba" in sys.modules and type(like).__module__.startswith("numba"):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from ..problem import itemsize
 from . import tiling
 from .device import Device, Kernel
 from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, record
 from .source import kernel_source, sum_dtype
 from .tiling import Roles, Tile
 
-__all__ = ["PARAMETER_BYTES", "Launch", "any_launch", "any_refusal", "tiled_launch"]
+__all__ = ["PARAMETER_BYTES", "Launch", "any_refusal", "launch_any", "tiled_launch"]
 
 PARAMETER_BYTES = 4096
 """What a call may pass by value on every device and driver."""
@@ -105,20 +107,51 @@ def _argument(fields: np.dtype[np.void], **values: Any) -> np.ndarray[Any, Any]:
 
 def any_refusal(geometry: Geometry) -> str | None:
     """Why the kernel for every problem cannot run this; None if it can."""
-    if len(geometry.outer) > _ANY_OUTER or len(geometry.spatial) > _ANY_OUTER:
-        return f"it has more than {_ANY_OUTER} batch axes that do not join, or convolved axes"
+    if len(geometry.spatial) > _ANY_OUTER:
+        return f"it has more than {_ANY_OUTER} convolved axes"
     return None
+
+
+def launch_any(
+    device: Device,
+    geometry: Geometry,
+    x_dtype: str,
+    dtype: str,
+    cval: Any,
+    x: int,
+    y: int,
+    weights: int,
+    skip: int = 0,
+) -> None:
+    """The correlation with one thread per output, by addresses on the current device.
+
+    The weights are (groups, outputs, channels, taps...), of `sum_dtype(dtype)`; `cval` is a scalar
+    of it.  Batch axes that do not join, beyond those that the kernel has room for, are looped over.
+    """
+    looped: list[Outer] = []
+    if len(geometry.outer) > _ANY_OUTER:
+        by_size = sorted(geometry.outer, key=lambda a: a.size)
+        looped = by_size[:-_ANY_OUTER]
+        geometry = replace(geometry, outer=tuple(by_size[-_ANY_OUTER:]))
+    launch = any_launch(device, geometry, x_dtype, dtype, cval, device.number())
+    for at in product(*(range(axis.size) for axis in looped)):
+        moved = [
+            sum(n * getattr(axis, name) for n, axis in zip(at, looped, strict=True))
+            for name in ("x", "y", "w", "skip")
+        ]
+        launch(
+            x + moved[0] * itemsize(x_dtype),
+            y + moved[1] * itemsize(dtype),
+            weights + moved[2] * sum_dtype(dtype).itemsize,
+            skip + moved[3],
+        )
 
 
 @functools.lru_cache(2048)
 def any_launch(
     device: Device, geometry: Geometry, x_dtype: str, dtype: str, cval: Any, where: int
 ) -> Launch:
-    """The correlation with one thread per output, on the device of number `where`.
-
-    The weights are in the memory of the device, (groups, outputs, channels, taps...), of
-    `sum_dtype(dtype)`; `cval` is a scalar of it.
-    """
+    """The launch of `launch_any` without a loop, on the device of number `where`."""
     total = sum_dtype(dtype)
     axes = (_NO_AXIS,) * (3 - len(geometry.spatial)) + geometry.spatial
     distances = [abs(a.y) for a in geometry.outer] + [abs(a.y) for a in axes]

@@ -32,7 +32,14 @@ def rates(card: str) -> Mapping[str, float]:
     """
     known = (figures for name, figures in CARDS.items() if name in card)
     memory, single, double = (_REACHED * n for n in next(known, CARDS["A100"]))
-    found = {"memory": memory, "calls": 1e5, "fft.calls": 2e4, "svd": 3e7, "efficiency": 1.0}
+    found = {
+        "memory": memory,
+        "transfer": _REACHED * 32e9,
+        "calls": 1e5,
+        "fft.calls": 2e4,
+        "svd": 3e7,
+        "efficiency": 1.0,
+    }
     # Multiply-adds per second (two operations each), and bytes of one element.
     kinds = {
         "float32": (single / 2, 4),
@@ -48,6 +55,7 @@ def rates(card: str) -> Mapping[str, float]:
         found[f"direct.{dtype}"] = products
         found[f"any.{dtype}"] = products / 12  # address arithmetic for each product
         found[f"gather.{dtype}"] = memory / (2 * size)
+        found[f"array.{dtype}"] = memory / (5 * size)  # a product, and a sum of three arrays
         found[f"spectral.{dtype}"] = memory / (3 * size)
         # A transform of 2^20 points moves each point in and out twice.
         found[f"fft.{dtype}"] = found[f"fft.large.{dtype}"] = 20 * memory / (4 * size)

@@ -21,6 +21,7 @@ _STORED = {
     "int64": "long long",
     "uint64": "unsigned long long",
     "float16": "Half",
+    "bfloat16": "Brain",
     "float32": "float",
     "float64": "double",
     "complex64": "Complex<float>",
@@ -35,10 +36,12 @@ def sum_dtype(dtype: str) -> np.dtype[np.generic]:
     >>> sum_dtype("int16"), sum_dtype("float16"), sum_dtype("complex64")
     (dtype('uint32'), dtype('float32'), dtype('complex64'))
     """
+    if dtype in ("float16", "bfloat16"):
+        return np.dtype(np.float32)
     kind = np.dtype(dtype)
     if kind.kind in "biu":
         return np.dtype(np.uint64 if kind.itemsize == 8 else np.uint32)
-    return np.dtype(np.float32) if dtype == "float16" else kind
+    return kind
 
 
 def supported(dtype: str) -> bool:

@@ -22,7 +22,7 @@ from ..problem import Problem, Work, itemsize
 from . import tiling
 from .direct import kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
-from .launch import any_launch, tiled_launch
+from .launch import launch_any, tiled_launch
 from .source import sum_dtype
 from .weights import Weights
 
@@ -36,6 +36,11 @@ class _OnViews(Method):
     """A method of xconv.methods, mixed in behind this one."""
 
     on_user_axes = True
+
+    def refuses(self, problem: Problem) -> str | None:
+        if "bfloat16" in (problem.x_dtype, problem.dtype):
+            return "CuPy has no transforms of bfloat16, and not all array operations"
+        return super().refuses(problem)
 
     def prepare(
         self,
@@ -73,7 +78,7 @@ class _OnViews(Method):
                     view(target, problem.views[2], device.xp),
                 )
                 super().run(backend, problem, held, *views, limits)
-                self.repair(backend, problem, weights, facts, held, source, target)
+                self.repair(backend, problem, weights, facts, held, limits, source, target)
         return backend.given_back(y, x)
 
     def repair(
@@ -83,6 +88,7 @@ class _OnViews(Method):
         weights: Weights,
         facts: Any,
         held: Any,
+        limits: Limits,
         x: Any,
         y: Any,
     ) -> None:
@@ -90,12 +96,20 @@ class _OnViews(Method):
 
 
 class ArrayDirect(_OnViews, Direct):
-    """For what has more axes than the kernels have room for."""
+    """For more convolved axes than the kernels have room for."""
+
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        work = super().work(problem, limits, facts)
+        rate = f"array.{problem.accumulator}"
+        amounts = ((rate if n.startswith("direct.") else n, a) for n, a in work.amounts)
+        return replace(work, amounts=tuple(amounts))
 
 
 class CuFFT(_OnViews, FFT):
+    work_areas = 2  # assumed of lengths that `good_size` gives; tests/cuda/test_gpu.py checks it
+
     def refuses(self, problem: Problem) -> str | None:
-        return FFT.refuses(self, problem) or kernel_refusal(problem)
+        return super().refuses(problem) or kernel_refusal(problem)
 
     def repair(
         self,
@@ -104,9 +118,11 @@ class CuFFT(_OnViews, FFT):
         weights: Weights,
         facts: Any,
         held: Any,
+        limits: Limits,
         x: Any,
         y: Any,
     ) -> None:
+        backend.device.trim_plans(limits.max_memory)  # their work areas stay after the call
         points = math.prod(held.tiles.transform)
         _repair(backend, problem, weights, float(facts), points, x, y)
 
@@ -115,7 +131,7 @@ class SeparablePasses(_OnViews, Separable):
     """Each pass is a one-dimensional correlation by our kernels."""
 
     def refuses(self, problem: Problem) -> str | None:
-        return Separable.refuses(self, problem) or kernel_refusal(problem)
+        return super().refuses(problem) or kernel_refusal(problem)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         work = super().work(problem, limits, facts)
@@ -134,6 +150,7 @@ class SeparablePasses(_OnViews, Separable):
         weights: Weights,
         facts: Any,
         held: Any,
+        limits: Limits,
         x: Any,
         y: Any,
     ) -> None:
@@ -178,8 +195,11 @@ class SeparablePasses(_OnViews, Separable):
         launch = None
         if not tiling.refusal(where):
             launch = tiled_launch(device, where, dtype, dtype, zero, 0, device.specialise, number)
-        launch = launch or any_launch(device, where, dtype, dtype, zero, number)
-        launch(device.pointer(part), device.pointer(result), device.pointer(taps))
+        addresses = device.pointer(part), device.pointer(result), device.pointer(taps)
+        if launch:
+            launch(*addresses)
+        else:
+            launch_any(device, where, dtype, dtype, zero, *addresses)
         return result
 
 

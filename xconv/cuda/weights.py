@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..layout import view
 from ..problem import Problem
 from .device import Device
 from .source import sum_dtype
@@ -22,24 +21,22 @@ class Weights:
     """
 
     def __init__(self, device: Device, problem: Problem, kernel: Any) -> None:
-        on_device = device.owns(kernel)
-        xp = device.xp if on_device else np
-        weights = view(kernel, problem.views[1], xp)
+        order, shape = problem.views[1]
+        weights = kernel.transpose(order).reshape(shape)
         if problem.op == "convolve":
-            weights = xp.flip(weights, axis=tuple(range(3, 3 + problem.spatial)))
+            backwards: Any = (..., *(slice(None, None, -1),) * problem.spatial)
+            weights = weights[backwards]
         elif problem.k_dtype.startswith("complex"):
-            weights = xp.conj(weights)
-        with np.errstate(all="ignore"):
-            for dtype in (problem.dtype, problem.accumulator):
-                weights = weights.astype(np.dtype(dtype), copy=False)
+            weights = weights.conj()
+        if problem.k_dtype != problem.dtype:
+            with np.errstate(all="ignore"):
+                weights = weights.astype(np.dtype(problem.dtype))
         self._array = weights
         self._total = sum_dtype(problem.dtype)
         self.host: np.ndarray[Any, Any] | None = None
         """Contiguous, of the dtype of the sums; None where the kernel came on a device."""
-        if not on_device:
+        if not device.owns(kernel):
             self.host = np.ascontiguousarray(weights, self._total)
-        self.launches: dict[Any, Any] = {}
-        """Launches by device and strides, found without looking at the problem again."""
         self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
 
     def kept(self, device: Device, name: str, make: Callable[[Any], Any], dtype: Any) -> Any:

@@ -20,8 +20,10 @@ __all__ = [
     "Block",
     "Limits",
     "Method",
+    "Run",
     "blocks",
     "cut",
+    "find_runs",
     "floors",
     "fold",
     "gather",
@@ -118,17 +120,23 @@ def cut(
 ) -> tuple[int, ...]:
     """The largest block of at most `target` bytes, its axes cut in the order given.
 
-    To reach the target no axis is cut below `least` (1 unless given); to stay within the memory
-    of a worker, axes are cut to 1.
+    Each worker shall have two blocks at least, where they still are of `limits.block` bytes.  To
+    reach that or the target no axis is cut below `least` (1 unless given); to stay within the
+    memory of a worker, axes are cut to 1.
 
     >>> limits = Limits(workers=2, max_memory=10**6, block=800)
     >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=800)
     (1, 100)
+    >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=10**5)
+    (2, 100)
     >>> cut((10, 100), (0, 1), lambda s: 8 * s[0] * s[1], limits, target=800, least=(4, 50))
     (4, 50)
     """
     block = [max(size, 1) for size in sizes]
     ones = [1] * len(block)
+    if limits.workers > 1:  # smaller blocks are not worth waking another thread
+        share = nbytes(tuple(block)) // (2 * limits.workers)
+        target = min(target, max(share, limits.block))
     for floor, most in ((least or ones, min(target, limits.each)), (ones, limits.each)):
         for axis in order:
             if nbytes(tuple(block)) <= most:
@@ -187,7 +195,7 @@ def source_index(start: int, stop: int, size: int, boundary: str) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
     """Consecutive positions of a block that repeat consecutive elements of the image."""
 
     at: slice
@@ -195,11 +203,11 @@ class _Run:
     reverse: bool = False
 
 
-def _runs(start: int, stop: int, size: int, boundary: str) -> list[_Run]:
+def find_runs(start: int, stop: int, size: int, boundary: str) -> list[Run]:
     """The positions start, ..., stop - 1 as runs; those beyond a constant edge are left out."""
     if boundary == "constant" or (start >= 0 and stop <= size):
         low, high = min(max(start, 0), size), max(min(stop, size), 0)
-        return [_Run(slice(low - start, high - start), slice(low, high))] if low < high else []
+        return [Run(slice(low - start, high - start), slice(low, high))] if low < high else []
     index = source_index(start, stop, size, boundary)
     step = np.diff(index)
     runs, first = [], 0
@@ -209,7 +217,7 @@ def _runs(start: int, stop: int, size: int, boundary: str) -> list[_Run]:
             last += 1
         low, high = sorted((int(index[first]), int(index[last])))
         runs.append(
-            _Run(slice(first, last + 1), slice(low, high + 1), bool(index[last] < index[first]))
+            Run(slice(first, last + 1), slice(low, high + 1), bool(index[last] < index[first]))
         )
         first = last + 1
     return runs
@@ -238,16 +246,16 @@ def gather(backend: Backend, problem: Problem, x: Any, block: Block, dtype: str)
     first = len(block.lead) + 1
     read = spans(problem, block.box)
     part = x[(*block.lead, slice(None), *(slice(None),) * problem.spatial)]
-    axes: list[list[_Run]] = []
+    axes: list[list[Run]] = []
     for axis, ((a, b), n) in enumerate(zip(read, problem.size, strict=True), first):
-        runs = _runs(a, b, n, problem.boundary)
+        runs = find_runs(a, b, n, problem.boundary)
         if len(runs) > _MANY_RUNS:
             part = backend.take(part, source_index(a, b, n, problem.boundary), axis)
-            runs = [_Run(slice(0, b - a), slice(0, b - a))]
+            runs = [Run(slice(0, b - a), slice(0, b - a))]
         axes.append(runs)
     lead = (slice(None),) * first
 
-    def piece(runs: Sequence[_Run]) -> Any:
+    def piece(runs: Sequence[Run]) -> Any:
         source = part[(*lead, *(run.source for run in runs))]
         reverse = tuple(axis for axis, run in enumerate(runs, first) if run.reverse)
         return backend.convert(
@@ -282,7 +290,7 @@ def fold(backend: Backend, problem: Problem, padded: Any) -> Any:
         before = (slice(None),) * axis
         total = padded[(*before, slice(low, low + n), ...)]
         for start, stop in ((-low, 0), (n, n + high)):
-            for run in _runs(start, stop, n, problem.boundary):
+            for run in find_runs(start, stop, n, problem.boundary):
                 at = slice(run.at.start + start + low, run.at.stop + start + low)
                 part = padded[(*before, at, ...)]
                 source = (*before, run.source, ...)

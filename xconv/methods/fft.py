@@ -71,6 +71,8 @@ class _State:
 
 class FFT(Method):
     name = "fft"
+    work_areas = 0
+    """Copies of its data that a transform takes for itself."""
 
     def refuses(self, problem: Problem) -> str | None:
         kind = np.dtype(problem.dtype).kind
@@ -82,7 +84,7 @@ class FFT(Method):
         return magnitude(problem, kernel)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
-        tiles = _choose(problem, limits)
+        tiles = _choose(problem, limits, self.work_areas)
         points = math.prod(tiles.transform)
         entries, tile_count = problem.entries, problem.entries * tiles.count
         transforms = tile_count * (problem.inputs + problem.outputs)
@@ -128,7 +130,8 @@ class FFT(Method):
         item = itemsize(problem.accumulator)
         lead = math.prod(shape[: -problem.spatial])
         points = math.prod(tiles.transform[:-1]) * (tiles.transform[-1] + 2)
-        return gathered_bytes(problem, shape) + lead * points * item * (2 * problem.inputs + 4)
+        each = 2 * problem.inputs + 4 + self.work_areas * (problem.inputs + 1)
+        return gathered_bytes(problem, shape) + lead * points * item * each
 
     def _shape(
         self, problem: Problem, tiles: _Tiles, limits: Limits, order: Sequence[int] | None
@@ -148,7 +151,7 @@ class FFT(Method):
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
     ) -> _State:
-        tiles = _choose(problem, limits)
+        tiles = _choose(problem, limits, self.work_areas)
         axes = tuple(range(3, 3 + problem.spatial))
         dilated = backend.full(
             (*weights.shape[:3], *problem.extent), 0, problem.accumulator, weights
@@ -256,7 +259,7 @@ def _lengths(size: int, extent: int, stride: int) -> list[int]:
 
 
 @lru_cache(1024)
-def _choose(problem: Problem, limits: Limits) -> _Tiles:
+def _choose(problem: Problem, limits: Limits, work_areas: int) -> _Tiles:
     """The tile with the least arithmetic for the whole image within half the memory allowed.
 
     The other half may have to hold a copy of `x`, if `out` overlaps it.
@@ -278,10 +281,12 @@ def _choose(problem: Problem, limits: Limits) -> _Tiles:
         count = math.prod(-(-p // b) for p, b in zip(problem.output, box, strict=True))
         tiles = _Tiles(transform, box, count)
         points = math.prod(transform)
-        needed = points * item * (3 * problem.inputs + 4)
+        needed = points * item * (3 * problem.inputs + 4 + work_areas * (problem.inputs + 1))
         # Measured on a Zen 3 with 512 KiB of L2 (2026-11-24): a transform out of cache is slower;
         # gather, product and crop cost as much as 8 levels; calls as much as 10,000 points.
-        slow = 1.0 if 2 * points * item <= limits.block else 1.25 if points < 1 << 19 else 1.5
+        # SciPy takes several signals at once, and so holds more of them than of images' rows.
+        held = points * item * (2 if problem.spatial > 1 else 4)
+        slow = 1.0 if held <= limits.block else 1.25 if points < 1 << 19 else 1.5
         price = count * points * (math.log2(max(points, 2)) * slow + 8)
         price += 1e4 * count * max(1.0, points * item / limits.block)
         if 2 * needed <= limits.each and (best is None or price < best[0]):

@@ -71,11 +71,10 @@ constexpr int max_rows = 6;
 struct Tile {
   const ptrdiff_t* outer;
   ptrdiff_t outers;
-  const ptrdiff_t*
-      inner;  // of `rows`: goes on for flat_rows rows, inner[j + inners] = inner[j] + x_row
+  const ptrdiff_t* inner;
   ptrdiff_t inners;
   ptrdiff_t kernel_rows;  // of `rows`; it is at least R - 1
-  ptrdiff_t flat_rows;
+  ptrdiff_t flat_rows;    // so many rows are in `inner`: inner[j + inners] = inner[j] + x_row
   ptrdiff_t x_row;
   ptrdiff_t y_row;
   ptrdiff_t w_row;         // in elements, so half as many reals where w is complex

@@ -13,6 +13,7 @@
 struct Bool { unsigned char bits; };   // any value but 0 is true
 struct Truth { unsigned bits; };       // 0 or 1; a sum of these is OR, a product AND
 struct Half { unsigned short bits; };
+struct Brain { unsigned short bits; };  // bfloat16, the upper half of a float
 template <class T> struct alignas(2 * sizeof(T)) Complex { T re, im; };
 
 #ifdef __CUDA_ARCH__
@@ -41,6 +42,10 @@ template <class T> __device__ inline T number(T v) { return v; }
 __device__ inline int number(Bool v) { return v.bits != 0; }
 __device__ inline unsigned number(Truth v) { return v.bits; }
 __device__ inline float number(Half v) { return half_value(v.bits); }
+__device__ inline float number(Brain v)
+{
+    return __uint_as_float(static_cast<unsigned>(v.bits) << 16);
+}
 
 template <class To> struct Convert {
     template <class From> static __device__ To of(From v) { return static_cast<To>(number(v)); }
@@ -63,6 +68,20 @@ template <> struct Convert<Half> {
     }
     static __device__ Half of(float v) { return Half{half_bits(v)}; }
     static __device__ Half of(Half v) { return v; }
+};
+template <> struct Convert<Brain> {
+    // By way of float, as in ml_dtypes; ties to even.
+    template <class From> static __device__ Brain of(From v)
+    {
+        return of(static_cast<float>(number(v)));
+    }
+    static __device__ Brain of(float v)
+    {
+        const unsigned bits = __float_as_uint(v);
+        if (v != v) return Brain{static_cast<unsigned short>(bits >> 16 | 0x40)};
+        return Brain{static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+    }
+    static __device__ Brain of(Brain v) { return v; }
 };
 template <class T> struct Convert<Complex<T>> {
     template <class From> static __device__ Complex<T> of(From v)
