@@ -165,18 +165,19 @@ class NativeSeparable(Separable):
 
     def work(self, problem: Problem, limits: Limits, facts: Factors | None = None) -> Work:
         rank = facts.rank if facts else 1
-        shape = self._shape(problem, limits, None)
-        lead = (*problem.batch, problem.groups)
-        count = math.prod(-(-n // s) for n, s in zip((*lead, *problem.output), shape, strict=True))
-        core = self._core(limits)
-        least = max(
-            run.least() for run in self._runs(problem, shape[: len(lead)], shape[len(lead)], 0)
-        )
-        if 2 * least > core:  # half the memory may hold a copy of `x`, if `out` overlaps it
+        lead, (rows, *rest) = (*problem.batch, problem.groups), problem.output
+        least = max(run.least() for run in self._runs(problem, lead, rows, 0))
+        smallest = self._bytes(problem, (*(1 for _ in lead), 1, *rest))
+        # Of the core's part, half may hold a copy of `x`, if `out` overlaps it.
+        needed = max(2 * _SHARE * least, smallest * _SHARE // (_SHARE - 1) + 1) * limits.workers
+        if needed > limits.max_memory:
             raise MemoryLimitError(
                 f"max_memory={limits.max_memory} is too small for {limits.workers} workers; "
-                f"raise max_memory to {2 * _SHARE * least * limits.workers} or more"
+                f"raise max_memory to {needed} or more"
             )
+        shape = self._shape(problem, limits, None)
+        count = math.prod(-(-n // s) for n, s in zip((*lead, *problem.output), shape, strict=True))
+        core = self._core(limits)
         sizes = _sizes(problem, problem.output[0])[1:]
         terms = rank * problem.outputs * problem.inputs * problem.entries
         products = sum(math.prod(n) * k for n, k in zip(sizes, problem.kernel, strict=True))
