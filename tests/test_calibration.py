@@ -137,8 +137,9 @@ def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few_cases")
 def test_every_method_of_the_cpu_is_measured() -> None:
     backend = CPUBackend()
-    found, efficiency = calibrate.measure(backend)
-    assert 0 < efficiency <= 1
+    found, efficiencies = calibrate.measure(backend)
+    assert all(0 <= share <= 1 for share in efficiencies.values())
+    assert set(efficiencies) <= {f"{name.partition('.')[0]}.efficiency" for name in backend.rates}
     assert len(found) >= 2 * len(backend.methods) + 1
     used = {name for sample in found for name, _ in sample.work.amounts}
     assert {"fft.float32", "calls"} <= used

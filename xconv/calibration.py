@@ -60,6 +60,8 @@ def fit(samples: Sequence[Sample], rates: Mapping[str, float]) -> dict[str, floa
     measured = dict(zip(names, np.exp(factor).tolist(), strict=True))
     fitted = dict(rates)
     for name in rates:
+        if name.endswith("efficiency"):
+            continue
         kind = [f for other, f in measured.items() if other.partition(".")[0] == name.split(".")[0]]
         if name in measured:
             fitted[name] *= measured[name]

@@ -184,8 +184,8 @@ class NativeSeparable(Separable):
         moved = sum(map(math.prod, sizes)) * itemsize(problem.accumulator)
         return Work(
             amounts=(
-                (f"native.{problem.accumulator}", _ONE_AXIS * products * terms),
-                ("native.bytes", float(moved * terms)),
+                (f"passes.{problem.accumulator}", float(products * terms)),
+                ("passes.bytes", float(moved * terms)),
             ),
             serial=(
                 ("svd", float(math.prod(problem.kernel) * min(problem.kernel))),
@@ -327,7 +327,7 @@ class NativeSeparable(Separable):
         return [*runs, whole]
 
 
-_BLOCK = 100.0
+_BLOCK = 25.0
 """A block costs as much as this many calls of NumPy, which threads make in turn (0.3 ms on a Zen 3,
 2026-11-25)."""
 _SHARE = 4
@@ -338,9 +338,6 @@ each other (4 MiB was the best of 0.25 to 8 on a Zen 3, 2026-11-25)."""
 _LANES = 64
 """Images that blocks hold at least where vectors lie along the batch: with 16 of them the passes
 took three times as long (Zen 3, float32, 2026-11-25)."""
-_ONE_AXIS = 1.5
-"""A pass loads an input for every product: 14 to 21 products per nanosecond, where kernels of two
-axes have 30 (Zen 3 at 3.1 GHz, float32, 2026-11-25)."""
 
 
 def _sizes(problem: Problem, rows: int) -> list[tuple[int, ...]]:

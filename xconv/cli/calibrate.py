@@ -67,6 +67,8 @@ _CASES = [
     *((case, dtype) for dtype in ("complex64", "complex128") for case in _FLOAT[:5]),
     *((case, dtype) for dtype in ("bool", "int8", "int16", "int32", "int64") for case in _EXACT),
 ]
+_PARALLEL = 3e-4
+"""Seconds that work takes at least where it is measured with all workers too."""
 _EACH = 0.05
 """Seconds spent on one method and case, unless one run takes longer."""
 
@@ -89,10 +91,10 @@ def calibrate(name: str) -> Iterator[str]:
         )
     begin = time.perf_counter()
     before = backend.default_rates()
-    samples, efficiency = measure(backend)
-    rates = calibration.fit(samples, before) | {"efficiency": efficiency}
+    samples, efficiencies = measure(backend)
+    rates = calibration.fit(samples, before) | efficiencies
     yield f"{'rate':<22}{'default':>12}{'measured':>12}"
-    used = {n for s in samples for n, _ in (*s.work.amounts, *s.work.serial)} | {"efficiency"}
+    used = {n for s in samples for n, _ in (*s.work.amounts, *s.work.serial)} | set(efficiencies)
     yield from (f"{n:<22}{before.get(n, 1.0):>12.3g}{rates[n]:>12.3g}" for n in sorted(used))
     for what, which in (("default", before), ("measured", rates)):
         yield f"within a factor of 2 with the {what} rates: {_share(samples, which):.0%}"
@@ -107,9 +109,11 @@ def _share(samples: list[calibration.Sample], rates: Any) -> float:
     return sum(abs(math.log2(ratio)) <= 1 for ratio in ratios) / len(ratios)
 
 
-def measure(backend: Backend) -> tuple[list[calibration.Sample], float]:
-    """Samples of every method of a backend, and the share of a further worker that is gained."""
-    samples, gains = [], []
+def measure(backend: Backend) -> tuple[list[calibration.Sample], dict[str, float]]:
+    """Samples of every method of a backend, and by kind of rate the share of a further worker that
+    is gained."""
+    samples = []
+    gains: dict[str, list[float]] = {}
     workers = backend.workers()
     for case, dtype in _CASES:
         for one in dict.fromkeys((case, case.scaled(backend.parallel))):
@@ -121,11 +125,13 @@ def measure(backend: Backend) -> tuple[list[calibration.Sample], float]:
                 if sample is None:
                     continue
                 samples.append(sample)
-                if workers > 1 and dtype == "float32" and sample.seconds > 5e-3:
+                if workers > 1 and dtype == "float32" and sample.seconds > _PARALLEL:
                     together = _sample(backend, method, one, operands, workers)
                     if together is not None:
-                        gains.append((sample.seconds / together.seconds - 1) / (workers - 1))
-    return samples, min(max(median(gains), 0.05), 1.0) if gains else 1.0
+                        gain = (sample.seconds / together.seconds - 1) / (workers - 1)
+                        for kind in {name.partition(".")[0] for name, _ in sample.work.amounts}:
+                            gains.setdefault(kind, []).append(min(max(gain, 0.01), 1.0))
+    return samples, {f"{kind}.efficiency": median(found) for kind, found in gains.items()}
 
 
 def _sample(
