@@ -23,7 +23,7 @@ from .results import Record
 
 __all__ = ["BUDGETS", "run_case"]
 
-BUDGETS = {False: Budget(0.4, 5, 30, patience=5.0), True: Budget(0.06, 3, 15, patience=0.3)}
+BUDGETS = {False: Budget(0.3, 5, 30, patience=2.0), True: Budget(0.06, 3, 15, patience=0.3)}
 """What a contender may take, in a whole run and in a quick one."""
 
 COPY, BACKWARD = "numpy.copyto", "xconv.gradients"
