@@ -282,13 +282,14 @@ def _choose(problem: Problem, limits: Limits, work_areas: int) -> _Tiles:
         tiles = _Tiles(transform, box, count)
         points = math.prod(transform)
         needed = points * item * (3 * problem.inputs + 4 + work_areas * (problem.inputs + 1))
-        # Measured on a Zen 3 with 512 KiB of L2 (2026-11-24): a transform out of cache is slower;
-        # gather, product and crop cost as much as 8 levels; calls as much as 10,000 points.
+        # Measured on a Zen 3 with 512 KiB of L2 (2026-11-25): a transform out of cache is slower;
+        # gather, product and crop cost as much as 8 levels, the calls of a block as 30,000 points.
         # SciPy takes several signals at once, and so holds more of them than of images' rows.
         held = points * item * (2 if problem.spatial > 1 else 4)
         slow = 1.0 if held <= limits.block else 1.25 if points < 1 << 19 else 1.5
         price = count * points * (math.log2(max(points, 2)) * slow + 8)
-        price += 1e4 * count * max(1.0, points * item / limits.block)
+        at_once = min(max(problem.entries, 1), max(_SHARE * limits.block // needed, 1))
+        price += 8e5 * count / at_once
         if 2 * needed <= limits.each and (best is None or price < best[0]):
             best = price, tiles
         if smallest is None or needed < smallest[0]:
