@@ -9,6 +9,7 @@ import numpy as np
 
 from ..cuda.streaming import Streamed
 from ..cuda.weights import Weights
+from ..methods.base import Limits
 from ..problem import Problem
 from .cpu import CPUBackend
 
@@ -44,3 +45,7 @@ class StreamedBackend(CPUBackend):
 
     def bound(self, problem: Problem, kernel: Any, like: Any) -> Weights:
         return self.card.bound(problem, kernel, like)
+
+    def kernel_sums(self, problem: Problem, x: Any, gy: Any, limits: Limits) -> Any:
+        """None: the device computes what the CPU has a way of its own for."""
+        return None
