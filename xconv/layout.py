@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ArgumentError
-from .problem import Axis
+from .problem import Axis, Problem
 
-__all__ = ["Letters", "canonical_axes", "from_axes", "from_layout", "restored", "view"]
+__all__ = [
+    "Letters", "canonical_axes", "correlation_form", "from_axes", "from_layout", "in_order_of",
+    "restored", "view",
+]  # fmt: skip
 
 _NOT_SPATIAL = frozenset("NBCIOG")
 _NOT_IN_X = frozenset("OIG")
@@ -281,6 +285,24 @@ def view(array: Any, how: View, xp: Any) -> Any:
     """The array with its axes in canonical order: a view of the same memory."""
     order, shape = how
     return xp.reshape(xp.permute_dims(array, order), shape)
+
+
+def correlation_form(problem: Problem, kernel: Any) -> Any:
+    """A kernel of NumPy or CuPy as canonical weights: turned around if `op` is "convolve", else
+    conjugated if it is complex."""
+    order, shape = problem.views[1]
+    weights = kernel.transpose(order).reshape(shape)
+    if problem.op == "convolve":
+        backwards: Any = (..., *(slice(None, None, -1),) * problem.spatial)
+        return weights[backwards]
+    return weights.conj() if problem.k_dtype.startswith("complex") else weights
+
+
+def in_order_of(like: Any, flat: Any, shape: Sequence[int]) -> Any:
+    """The first elements of a flat array as one of `shape` in the memory order of `like`."""
+    order = sorted(range(len(shape)), key=lambda a: -abs(like.strides[a]))
+    back = sorted(range(len(shape)), key=order.__getitem__)
+    return flat[: math.prod(shape)].reshape([shape[a] for a in order]).transpose(back)
 
 
 def restored(array: Any, how: View, shape: tuple[int, ...], xp: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentTypeError, MemoryLimitError
+from ..layout import correlation_form
 from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
 from ..methods.fft import FFT
@@ -137,13 +138,7 @@ class CPUBackend(Backend):
         return np.array(values, dtype=np.dtype(dtype), order="C")
 
     def weights(self, problem: Problem, kernel: np.ndarray, like: Any) -> np.ndarray:
-        order, shape = problem.views[1]
-        weights = kernel.transpose(order).reshape(shape)
-        if problem.op == "convolve":
-            backwards: Any = (..., *(slice(None, None, -1),) * problem.spatial)
-            weights = weights[backwards]
-        elif problem.k_dtype.startswith("complex"):
-            weights = weights.conj()
+        weights = correlation_form(problem, kernel)
         if problem.dtype != problem.accumulator:
             weights = weights.astype(problem.dtype)
         return np.array(weights, problem.accumulator, order="C")

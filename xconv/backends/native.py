@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _native
 from ..errors import MemoryLimitError
-from ..layout import view
+from ..layout import in_order_of, view
 from ..methods.base import Block, Limits, blocks, cut, floors, spans
 from ..methods.direct import Direct
 from ..methods.fft import safe_entries
@@ -269,7 +269,8 @@ class NativeSeparable(Separable):
                 for axis, (run, vector) in enumerate(zip(passes, vectors, strict=True)):
                     last = axis == problem.spatial - 1 and r == i == 0
                     shape = (*lead, 1, *sizes[axis + 1])
-                    out = target if last else _arranged(memory, axis % 2 == 1, shape, part)
+                    start = memory.size - math.prod(shape) if axis % 2 else 0
+                    out = target if last else in_order_of(part, memory[start:], shape)
                     taps = np.ascontiguousarray(vector[r, groups, o, i, :])
                     line = [len(taps), 1, 1] + [1] * problem.spatial
                     line[3 + axis] = -1
@@ -346,16 +347,6 @@ def _sizes(problem: Problem, rows: int) -> list[tuple[int, ...]]:
     for axis, n in enumerate((rows, *problem.output[1:])):
         sizes.append((*sizes[-1][:axis], n, *sizes[-1][axis + 1 :]))
     return sizes
-
-
-def _arranged(
-    memory: np.ndarray, at_end: bool, shape: tuple[int, ...], like: np.ndarray
-) -> np.ndarray:
-    """An array at the start or the end of the memory, in the order of `like`."""
-    order = np.argsort([-abs(s) for s in like.strides], kind="stable")
-    start = memory.size - math.prod(shape) if at_end else 0
-    ordered = memory[start : start + math.prod(shape)].reshape([shape[i] for i in order])
-    return ordered.transpose(np.argsort(order))
 
 
 def _read(problem: Problem, x: np.ndarray, block: Block) -> np.ndarray:

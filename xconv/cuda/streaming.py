@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..layout import in_order_of
 from ..methods.base import Block, Limits, Method, Run, blocks, cut, find_runs, floors, spans
 from ..problem import Axis, Problem, Work, itemsize
 from .device import Device
@@ -225,7 +226,7 @@ class _Slot:
         They have the memory order of `x` and `y`.
         """
         shapes = part.problem.x_shape, part.problem.y_shape
-        source, result = map(_shaped, self._host, shapes, (x, y))
+        source, result = map(in_order_of, (x, y), self._host, shapes)
         lead = (*block.lead, slice(None))
         for pieces in product(*part.runs):
             values = x[(*lead, *(run.source for run in pieces))]
@@ -234,7 +235,7 @@ class _Slot:
         self._device.send(self._host[0][: source.size], self._there[0][: source.size])
         self._pending = self._device.mark()
         self._index, self._result = block.target(), result
-        there = map(_shaped, self._there, shapes, (x, y))
+        there = map(in_order_of, (x, y), self._there, shapes)
         return next(there), next(there)
 
     def fetch(self) -> None:
@@ -253,10 +254,3 @@ class _Slot:
         if self._pending is not None:
             self._device.finish(self._pending)
             self._pending = None
-
-
-def _shaped(flat: Any, shape: Sequence[int], like: Any) -> Any:
-    """The first elements of a flat array as one of `shape` in the memory order of `like`."""
-    order = sorted(range(len(shape)), key=lambda a: -abs(like.strides[a]))
-    back = sorted(range(len(shape)), key=order.__getitem__)
-    return flat[: math.prod(shape)].reshape([shape[a] for a in order]).transpose(back)

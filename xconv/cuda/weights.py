@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layout import correlation_form
 from ..problem import Problem
 from .device import Device
 from .source import sum_dtype
@@ -21,13 +22,7 @@ class Weights:
     """
 
     def __init__(self, device: Device, problem: Problem, kernel: Any) -> None:
-        order, shape = problem.views[1]
-        weights = kernel.transpose(order).reshape(shape)
-        if problem.op == "convolve":
-            backwards: Any = (..., *(slice(None, None, -1),) * problem.spatial)
-            weights = weights[backwards]
-        elif problem.k_dtype.startswith("complex"):
-            weights = weights.conj()
+        weights = correlation_form(problem, kernel)
         if problem.k_dtype != problem.dtype:
             with np.errstate(all="ignore"):
                 weights = weights.astype(np.dtype(problem.dtype))
