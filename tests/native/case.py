@@ -73,10 +73,16 @@ class Case:
         out: Array | None = None,
         workers: int = 1,
         max_memory: int = 1 << 26,
+        turned: bool = True,
     ) -> Array:
+        """The result, by kernels with kernels or groups as lanes too if `turned`."""
         if out is None:
             out = np.empty(self.y_shape, self.dtype)
-        self.direct().run(self.x if x is None else x, self.w, out, workers, max_memory)
+        direct, weights = self.direct(), None
+        if turned and direct.turned_elements():
+            weights = np.empty(direct.turned_elements(), self.w.dtype)
+            direct.turn(self.w, weights)
+        direct.run(self.x if x is None else x, self.w, out, workers, max_memory, weights)
         return out
 
 
@@ -190,7 +196,7 @@ def random_case(rng: np.random.Generator) -> Case:
     batch = tuple(int(n) for n in rng.choice([1, 2, 3, 8, 19, 40], int(rng.integers(0, 3))))
     if np.prod(batch) > 100:
         batch = batch[:1]
-    g, o, i = (int(rng.choice(c)) for c in ([1, 1, 1, 3], [1, 1, 2, 7], [1, 1, 1, 3]))
+    g, o, i = (int(rng.choice(c)) for c in ([1, 1, 1, 3, 17], [1, 1, 2, 7, 21], [1, 1, 1, 3, 40]))
     size = tuple(int(n) for n in rng.integers(1, small, spatial))
     kernel = tuple(int(n) for n in rng.integers(1, {1: 12, 2: 7, 3: 4, 4: 3}[spatial], spatial))
     stride = tuple(int(n) for n in rng.choice([1, 1, 1, 2, 3], spatial))

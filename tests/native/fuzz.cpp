@@ -156,7 +156,8 @@ bool one(uint64_t seed, const Isa& isa) {
     x_sizes.push_back(pick(random, {1, 2, 3, 9, 35}) / (b + 1) + (b > 0));
   }
   y_sizes = x_sizes;
-  w_sizes = {pick(random, {1, 1, 2}), pick(random, {1, 1, 2, 5}), pick(random, {1, 1, 3})};
+  w_sizes = {pick(random, {1, 1, 2, 11}), pick(random, {1, 1, 2, 5, 9, 19}),
+             pick(random, {1, 1, 3})};
   x_sizes.insert(x_sizes.end(), {w_sizes[0], w_sizes[2]});
   y_sizes.insert(y_sizes.end(), {w_sizes[0], w_sizes[1]});
   const ptrdiff_t longest[] = {0, 120, 22, 7};
@@ -214,8 +215,11 @@ bool one(uint64_t seed, const Isa& isa) {
   const Direct direct(spec, isa);
   const int workers = int(pick(random, {1, 2, 3}));
   const size_t memory = direct.least(workers) + size_t(pick(random, {0, 0, 3000, 1 << 26}));
-  direct.run({x.first, x.strides.data()}, w.data(), {y.first, y.strides.data()}, workers, memory,
-             nullptr);
+  std::vector<char> turned(size_t(direct.turned_elements() * size_of(w_type)));
+  direct.turn(w.data(), turned.data());
+  const bool both = !turned.empty() && random() % 4 > 0;
+  direct.run({x.first, x.strides.data()}, {w.data(), both ? turned.data() : nullptr},
+             {y.first, y.strides.data()}, workers, memory, nullptr);
 
   const size_t lead = size_t(batch) + 2;
   const std::vector<ptrdiff_t> taps(w_sizes.begin() + 2, w_sizes.end());

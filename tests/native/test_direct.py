@@ -63,7 +63,8 @@ def test_same_bits_however_it_is_cut(seed: int) -> None:
     for _ in range(3):
         out = in_memory_order(rng, np.zeros(case.y_shape, case.dtype))
         memory = least + int(rng.choice([0, 1000, 10**6]))
-        case.run(in_memory_order(rng, case.x), out, int(rng.integers(1, 5)), memory)
+        turned = bool(rng.integers(2))
+        case.run(in_memory_order(rng, case.x), out, int(rng.integers(1, 5)), memory, turned)
         assert_array_equal(alone, bits(out))
 
 
@@ -99,6 +100,27 @@ def test_every_dtype_in_place_and_packed(dtype: str) -> None:
         assert_right(case, case.run())
         swapped = np.ascontiguousarray(case.x.transpose(3, 4, 0, 1, 2)).transpose(2, 3, 4, 0, 1)
         assert_array_equal(bits(case.run()), bits(case.run(swapped)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("last", ["images", "channels"])
+@pytest.mark.parametrize(("groups", "outputs", "inputs"), [(1, 100, 70), (2, 64, 3), (90, 2, 1)])
+def test_layers_in_any_memory_order(
+    dtype: str, last: str, groups: int, outputs: int, inputs: int
+) -> None:
+    """More taps than their weights stay in cache for, kernels that fill no vector, borders."""
+    rng = np.random.default_rng(2)
+    x, w = (
+        values(rng, (2, groups, inputs, 9, 14), dtype),
+        values(rng, (groups, outputs, inputs, 3, 3), dtype),
+    )
+    case = Case(x, w, dtype, 2, (9, 14), (1, 1), (1, 1), (1, 1), "reflect")
+    out = np.empty(case.y_shape, dtype)
+    if last == "channels":
+        x, out = (np.ascontiguousarray(np.moveaxis(a, (1, 2), (3, 4))) for a in (x, out))
+        x, out = (np.moveaxis(a, (3, 4), (1, 2)) for a in (x, out))
+    assert_right(case, case.run(x, out))
+    assert_array_equal(bits(out), bits(case.run(turned=False)))
 
 
 def test_no_scratch_is_needed_in_place() -> None:

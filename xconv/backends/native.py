@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from threading import local
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -71,20 +71,37 @@ class NativeDirect(Direct):
 
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
-    ) -> Any:
-        return np.ascontiguousarray(weights.real) if _kernel_is_real(problem) else weights
+    ) -> _State:
+        if _kernel_is_real(problem):
+            weights = np.ascontiguousarray(weights.real)
+        return _State(weights, _turned(_compiled(problem), weights))
 
     def run(
-        self, backend: Backend, problem: Problem, state: Any, x: Any, y: Any, limits: Limits
+        self, backend: Backend, problem: Problem, state: _State, x: Any, y: Any, limits: Limits
     ) -> Any:
         if not x.dtype.isnative:
             if x.nbytes > limits.max_memory // 2:  # too much to swap at once: block by block
                 source, target = view(x, problem.views[0], np), view(y, problem.views[2], np)
-                super().run(backend, problem, state, source, target, limits)
+                super().run(backend, problem, state.weights, source, target, limits)
                 return y
             x = x.astype(x.dtype.newbyteorder("="))
-        _compiled(problem).run(x, state, y, limits.workers, limits.max_memory)
+        _compiled(problem).run(x, state.weights, y, limits.workers, limits.max_memory, state.turned)
         return y
+
+
+class _State(NamedTuple):
+    weights: np.ndarray
+    turned: np.ndarray | None
+    """The weights with kernels or groups innermost, where these may be lanes of vectors."""
+
+
+def _turned(direct: _native.Direct, weights: np.ndarray) -> np.ndarray | None:
+    size = direct.turned_elements()
+    if size == 0:
+        return None
+    turned = np.empty(size, weights.dtype)
+    direct.turn(weights, turned)
+    return turned
 
 
 def _not_compiled(problem: Problem) -> str | None:

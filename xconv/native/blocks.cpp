@@ -10,6 +10,7 @@ namespace {
 // In vector multiply-adds of one core, about 0.2 ns.  Measured on a Zen 3.
 constexpr double serial_work = 150e3;  // below, waking a thread costs about what it saves
 constexpr double most_work = 400e3, least_work = 4e3;  // of a block
+constexpr double most_layer_work = 6e6;                // its positions are few and long
 
 // In bytes.
 constexpr ptrdiff_t run_bytes = 64 * 1024;  // of inputs under a run: stays near for all its rows
@@ -20,7 +21,9 @@ constexpr double near_bytes = 256 * 1024;   // of inputs under a block
 void Traversal::set_smallest_blocks() {
   for (int a = 0; a < n_; ++a) loops_[a].block = 1;
   Loop& lane = loops_[lane_];
-  if (fold_ < 0) {
+  if (is_turned()) {
+    lane.block = lane.outputs;  // a part might be less than a vector of weights
+  } else if (fold_ < 0) {
     lane.block = std::min(lane.outputs, d_.lanes_per_vector);
   } else {
     Loop& fold = loops_[fold_];
@@ -37,7 +40,10 @@ ptrdiff_t Traversal::lay_out() {
   packed_.step[lane_] = tiled_.step[lane_] = reals;
   packed_.phase = 0;
   ptrdiff_t in = lane.outputs, out = lane.outputs;
-  if (fold_ < 0) {
+  if (op_ == Op::layer) {
+    in = 1;
+    out = d_.padded_outputs;
+  } else if (fold_ < 0) {
     out = std::max(lane.block, width);
     in = out + (lane.taps - 1) * lane.dilation / lane.stride + 1;
     packed_.phase = in * reals;
@@ -49,8 +55,8 @@ ptrdiff_t Traversal::lay_out() {
     out = std::max(out * fold.block, width);
     maps += fold.window(fold.block);
   }
-  for (int a = n_ - 1; a >= 0; --a) {
-    if (a == lane_ || a == fold_) continue;
+  for (int k = 0; k < others_; ++k) {
+    const int a = other_[k];
     const Loop& loop = loops_[a];
     packed_.step[a] = in * reals;
     tiled_.step[a] = out * reals;
@@ -58,9 +64,7 @@ ptrdiff_t Traversal::lay_out() {
     out *= loop.block;
     maps += loop.window(loop.block);
   }
-  packed_.channel = in * reals;
-  in *= d_.inputs;
-  tiled_.channel = out * reals;
+  tiled_.kernel = out * reals;
   if (op_ == Op::bank) out *= rows_;
   packed_elements_ = in + width;  // the last run of a fold is read up to a whole vector
   const ptrdiff_t bytes =
@@ -68,21 +72,25 @@ ptrdiff_t Traversal::lay_out() {
   return (bytes + 127) / 64 * 64;
 }
 
+double Traversal::work_of_position() const {
+  return double(d_.inputs * d_.outputs * d_.taps) / double(d_.lanes_per_vector);
+}
+
 double Traversal::work_of_block() const {
-  double work = double(d_.inputs * d_.outputs * d_.taps) / double(d_.lanes_per_vector);
-  for (int a = 0; a < n_; ++a) work *= double(loops_[a].block);
+  double work = work_of_position();
+  for (int a = 0; a < n_; ++a) work *= double(a == kernels_ ? 1 : loops_[a].block);
   return work;
 }
 
 double Traversal::input_of_block() const {
-  double bytes = double(d_.inputs * size_of(d_.number));
+  double bytes = double(size_of(d_.number));
   for (int a = 0; a < n_; ++a) bytes *= double(loops_[a].window(loops_[a].block));
   return bytes;
 }
 
 void Traversal::set_blocks(size_t max_memory) {
-  double total = double(d_.inputs * d_.outputs * d_.taps) / double(d_.lanes_per_vector);
-  for (int a = 0; a < n_; ++a) total *= double(loops_[a].outputs);
+  double total = work_of_position();
+  for (int a = 0; a < n_; ++a) total *= double(a == kernels_ ? 1 : loops_[a].outputs);
   if (total < serial_work) workers_ = 1;
   ptrdiff_t budget = 0;
   if (needs_scratch_) {
@@ -91,16 +99,16 @@ void Traversal::set_blocks(size_t max_memory) {
     workers_ = int(std::min(ptrdiff_t(workers_), std::max(allowed / smallest, ptrdiff_t(1))));
     budget = std::min(block_bytes, allowed / workers_);
   }
-  const double target =
-      workers_ == 1 ? most_work : std::clamp(total / (workers_ * 8), least_work, most_work);
+  const double most = op_ == Op::layer ? most_layer_work : most_work;
+  const double target = workers_ == 1 ? most : std::clamp(total / (workers_ * 8), least_work, most);
 
   // A run of lanes: long, but its inputs for all rows of a tile should stay in cache.
-  ptrdiff_t rows_read = d_.inputs * size_of(d_.number);
+  ptrdiff_t rows_read = size_of(d_.number);
   for (int a = 0; a < n_; ++a) {
     if (a == lane_ || a == fold_) continue;
     rows_read *= loops_[a].window(a == row_ ? ptrdiff_t(rows_) : 1);
   }
-  const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic];
+  const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic][int(op_)];
   Loop& run = loops_[fold_ < 0 ? lane_ : fold_];
   const ptrdiff_t run_unit = fold_ < 0 ? 1 : loops_[lane_].outputs;
   auto fits = [&] {
@@ -126,7 +134,7 @@ void Traversal::set_blocks(size_t max_memory) {
   if (2 * run.block * run_unit > longest && run.outputs * run_unit <= longest)
     grow(run, run.outputs);
   // Then the axis that saves most of the inputs that neighbouring blocks share, while one can.
-  bool full[max_axes] = {};
+  bool full[max_loops] = {};
   for (;;) {
     int best = -1;
     double most = 0;
@@ -157,7 +165,8 @@ void Traversal::set_blocks(size_t max_memory) {
     } else if (a == fold_) {
       cut(loop, ceil_div(width, run_unit), false, 1);
     } else {
-      cut(loop, 1, false, 1);
+      // A layer's packing costs little; a border of fewer rows than a tile wastes the rest of it.
+      cut(loop, 1, op_ == Op::layer, a == row_ ? ptrdiff_t(rows_) : 1);
     }
   }
 }

@@ -12,7 +12,12 @@
 //          R kernels share each load of the input;
 //   plain  y[r*y_row + q] = sum over o, j of
 //              w[o*inners + j] * x[r*x_row + outer[o] + inner[j] + q]
-//          no load is shared: strided outputs, or rows of different images.
+//          no load is shared: strided outputs, or rows of different images;
+//   layer  y[r*y_row + q] = sum over o, j of
+//              w[q*w_lane + (o*inners + j)*w_row] * x[r*x_row + outer[o] + inner[j]]
+//          the lanes are kernels, and R positions share each load of their weights: a vector of
+//          them is contiguous, and w_lane is counted from one vector to the next;
+//   channels  the same with x[... + q]: the lanes are groups, with weights of their own.
 //
 // Kernels are named <op>_<dtype>_<R>x<V>_<isa>, V vectors wide: rows_float32_4x3_avx2.
 //
@@ -64,8 +69,8 @@ enum class Number : int {
 constexpr int numbers = 10;
 constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels
 
-enum class Op : int { rows, bank, plain };
-constexpr int ops = 3;
+enum class Op : int { rows, bank, plain, layer, channels };
+constexpr int ops = 5;
 constexpr int max_rows = 6;
 
 struct Tile {
@@ -78,6 +83,8 @@ struct Tile {
   ptrdiff_t x_row;
   ptrdiff_t y_row;
   ptrdiff_t w_row;         // in elements, so half as many reals where w is complex
+  ptrdiff_t w_lane;        // of `layer` and `channels`
+  bool add;                // of these: to what is in y already
   ptrdiff_t runs;          // of outputs, at least one
   ptrdiff_t x_run, y_run;  // from one to the next
   bool across;             // the tiles at one place of all runs, then the next: runs share inputs
@@ -95,8 +102,8 @@ using Store = void (*)(const void* from, void* to, ptrdiff_t stride, ptrdiff_t n
 struct Isa {
   const char* name;
   int vector_bytes;
-  int rows[arithmetics];     // the largest R of the kernels
-  int vectors[arithmetics];  // V
+  int rows[arithmetics][ops];     // the largest R of the kernels; 0 where there are none
+  int vectors[arithmetics][ops];  // V
   Kernel kernel[arithmetics][ops][max_rows];
   Load load[types][numbers];  // null where the conversion would lose a part (complex to real)
   Store store[numbers];

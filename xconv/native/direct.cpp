@@ -1,6 +1,7 @@
 #include "direct.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string>
 
 #include "traversal.h"
@@ -107,6 +108,7 @@ Direct::Direct(Spec given, const Isa& isa_) : spec(std::move(given)), isa(isa_) 
   groups = spec.kernel[0];
   outputs = spec.kernel[1];
   inputs = spec.kernel[2];
+  padded_outputs = ceil_div(outputs, lanes_per_vector) * lanes_per_vector;
   check_between("number of groups", groups, 0);
   check_between("number of kernels", outputs, 0);
   check_between("number of summed channels", inputs, 1);
@@ -142,11 +144,46 @@ Direct::Direct(Spec given, const Isa& isa_) : spec(std::move(given)), isa(isa_) 
     }
   }
   product(product(total, outputs), 16);
-  product(product(product(product(taps, inputs), outputs), groups), 16);
+  product(product(product(product(taps, inputs), padded_outputs), groups), 16);
   product(windows, 64 * 64);
 }
 
-bool Direct::run(Array x, const void* w, Array y, int workers, size_t max_memory,
+Op Direct::turned() const {
+  if (isa.rows[arithmetic][int(Op::layer)] == 0 || reals > 1) return Op::plain;
+  if (2 * outputs > lanes_per_vector && number == Number(arithmetic)) return Op::layer;
+  return groups >= lanes_per_vector ? Op::channels : Op::plain;
+}
+
+ptrdiff_t Direct::turned_elements() const {
+  const Op op = turned();
+  if (op == Op::plain) return 0;
+  return groups * (op == Op::layer ? padded_outputs : outputs) * inputs * taps;
+}
+
+// `layer`: G, vectors of kernels, I, spatial..., kernels of a vector; `channels`: O, I, spatial...,
+// G.
+void Direct::turn(const void* plain, void* turned_) const {
+  const Op op = turned();
+  if (op == Op::plain) return;
+  const ptrdiff_t item = size_of(number), n = inputs * taps, width = lanes_per_vector;
+  const auto* from = static_cast<const char*>(plain);
+  auto* to = static_cast<char*>(turned_);
+  std::memset(to, 0, size_t(turned_elements() * item));
+  for (ptrdiff_t g = 0; g < groups; ++g) {
+    for (ptrdiff_t o = 0; o < outputs; ++o, from += n * item) {
+      ptrdiff_t at = (g * padded_outputs + o / width * width) * n + o % width, step = width;
+      if (op == Op::channels) {
+        at = o * n * groups + g;
+        step = groups;
+      }
+      for (ptrdiff_t t = 0; t < n; ++t) {
+        std::memcpy(to + (at + t * step) * item, from + t * item, size_t(item));
+      }
+    }
+  }
+}
+
+bool Direct::run(Array x, Weights w, Array y, int workers, size_t max_memory,
                  bool (*interrupted)()) const {
   for (const Axis& axis : spec.y_axes) {
     if (axis.size == 0) return true;

@@ -42,6 +42,12 @@ struct Spec {
   alignas(16) unsigned char fill[16] = {};  // cval, as one element of the accumulator
 };
 
+// Contiguous, of the accumulator's type (the real one where kernel_is_real).
+struct Weights {
+  const void* plain;             // G, O, I, spatial...
+  const void* turned = nullptr;  // from Direct::turn, if wanted
+};
+
 // The scratch allowed does not hold the smallest block.
 struct ScratchError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -64,9 +70,15 @@ class Direct {
   // Throws std::invalid_argument where the numbers do not make a convolution.
   Direct(Spec spec, const Isa& isa);
 
-  // Shapes were checked against x_shape() and y_shape().  w is contiguous, of the accumulator's
-  // type (the real one where kernel_is_real).  Returns false where `interrupted` said so.
-  bool run(Array x, const void* w, Array y, int workers, size_t max_memory,
+  // Where the kernels of a bank may be lanes of vectors (Op::layer), or the groups (Op::channels),
+  // the weights are needed in another order too; else Op::plain, and no elements.
+  Op turned() const;
+  ptrdiff_t turned_elements() const;
+  void turn(const void* plain, void* turned) const;
+
+  // Shapes were checked against x_shape() and y_shape().  Returns false where `interrupted` said
+  // so.
+  bool run(Array x, Weights w, Array y, int workers, size_t max_memory,
            bool (*interrupted)()) const;
 
   // Bytes beyond the arrays that `run` uses at most, and the least max_memory that it works with.
@@ -87,6 +99,7 @@ class Direct {
   int batch;                   // axes
   ptrdiff_t groups, outputs, inputs;
   ptrdiff_t taps;            // of one input channel
+  ptrdiff_t padded_outputs;  // a whole number of vectors
   Extent extents[max_axes];  // batch..., G, spatial...
   int axes;                  // how many of them
 

@@ -89,15 +89,15 @@ const char* type_name(Type type) {
 }
 
 std::vector<KernelEntry> kernel_table(const Isa& isa) {
-  static const char* const op_names[ops] = {"rows", "bank", "plain"};
+  static const char* const op_names[ops] = {"rows", "bank", "plain", "layer", "channels"};
   std::vector<KernelEntry> table;
   for (int a = 0; a < arithmetics; ++a) {
     for (int op = 0; op < ops; ++op) {
-      for (int rows = 1; rows <= isa.rows[a]; ++rows) {
+      for (int rows = 1; rows <= isa.rows[a][op]; ++rows) {
         const char* dtype = number_name(Number(a));
         table.push_back({std::string(op_names[op]) + "_" + dtype + "_" + std::to_string(rows) +
-                             "x" + std::to_string(isa.vectors[a]) + "_" + isa.name,
-                         op_names[op], dtype, rows, isa.vectors[a], isa.name});
+                             "x" + std::to_string(isa.vectors[a][op]) + "_" + isa.name,
+                         op_names[op], dtype, rows, isa.vectors[a][op], isa.name});
       }
     }
   }

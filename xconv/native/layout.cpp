@@ -16,9 +16,11 @@ constexpr double strided_move = 2;
 constexpr double page = 4096;  // bytes
 // Beyond so many under a tile, finding them costs more than packing, unless taps are many.
 constexpr double near_pages = 64, pages_per_tap = 0.4;
-constexpr double most_waste = 0.15;     // of a run's vectors, before another axis is folded in
-constexpr ptrdiff_t short_run = 4;      // tiles
-constexpr ptrdiff_t most_inner = 1024;  // taps of a tile's inner loop
+constexpr double most_waste = 0.15;      // of a run's vectors, before another axis is folded in
+constexpr ptrdiff_t short_run = 4;       // tiles
+constexpr ptrdiff_t most_inner = 1024;   // taps of a tile's inner loop
+constexpr ptrdiff_t most_turned = 8192;  // the same where their weights come a vector at a time
+constexpr double nearly = 0.8;           // as many rows of a tile in use
 
 }  // namespace
 
@@ -53,37 +55,57 @@ void Traversal::set_loops() {
     }
   }
   n_ = merged;
-  for (int e = batch; e < d_.axes; ++e) {
-    const bool groups = e == batch;
-    if (groups && d_.groups == 1) continue;
-    if (groups) group_ = n_;
-    const auto at = size_t(groups ? e : e + 1);
-    Loop& loop = loops_[n_++];
-    static_cast<Extent&>(loop) = d_.extents[e];
-    loop.x = step(x_axes[at], x_);
-    loop.y = step(y_axes[at], y_);
+  auto add = [&](const Extent& extent, ptrdiff_t x, ptrdiff_t y) {
+    static_cast<Extent&>(loops_[n_]) = extent;
+    loops_[n_].x = x;
+    loops_[n_].y = y;
+    return n_++;
+  };
+  const auto group = size_t(batch), channel = group + 1;
+  y_kernel_ = step(y_axes[channel], y_);
+  if (d_.groups > 1) {
+    group_ = add(d_.extents[batch], step(x_axes[group], x_), step(y_axes[group], y_));
   }
-  x_channel_ = step(x_axes[size_t(batch) + 1], x_);
-  y_kernel_ = step(y_axes[size_t(batch) + 1], y_);
+  if (d_.inputs > 1) {
+    channels_ = add({1, d_.inputs, d_.inputs, 1, 1, 0}, step(x_axes[channel], x_), 0);
+  }
+  for (int s = 0; s < d_.spec.spatial; ++s) {
+    const size_t at = channel + 1 + size_t(s);
+    add(d_.extents[batch + 1 + s], step(x_axes[at], x_), step(y_axes[at], y_));
+  }
+  if (turned_ == Op::layer) kernels_ = add({d_.outputs, 1, 1, 0, 1, 0}, 0, y_kernel_);
 
-  exact_x_ = d_.number != Number::half && number_of(d_.spec.x_type) == d_.number &&
-             x_channel_ % d_.real_bytes == 0;
+  exact_x_ = d_.number != Number::half && number_of(d_.spec.x_type) == d_.number;
   exact_y_ = d_.number != Number::half && y_kernel_ % d_.real_bytes == 0;
   for (int a = 0; a < n_; ++a) {
     Loop& loop = loops_[a];
     exact_x_ &= loop.x % d_.real_bytes == 0;
     exact_y_ &= loop.y % d_.real_bytes == 0;
+    if (a == kernels_) {
+      loop.inside_from = 0;
+      loop.inside_to = loop.outputs;
+      continue;
+    }
     const ptrdiff_t past = loop.inputs + loop.pad - loop.window(1);
     loop.inside_from = std::clamp(ceil_div(loop.pad, loop.stride), ptrdiff_t(0), loop.outputs);
     loop.inside_to = std::clamp(floor_div(past, loop.stride) + 1, loop.inside_from, loop.outputs);
   }
 }
 
+// Whether lanes may run along an axis.
+bool Traversal::may_be_lane(int a) const {
+  if (a == group_) return turned_ == Op::channels;
+  return a != channels_ && (a != kernels_ || exact_y_);
+}
+
 bool Traversal::lane_in_place(int lane) const {
+  if (lane == kernels_) return exact_x_;
   return exact_x_ && loops_[lane].x == size_of(d_.number) && loops_[lane].stride == 1;
 }
 
 bool Traversal::lane_direct(int lane) const {
+  // Of a layer, vectors of kernels are whole.
+  if (lane == kernels_ && d_.outputs != d_.padded_outputs) return false;
   return exact_y_ && loops_[lane].y == size_of(d_.number);
 }
 
@@ -93,14 +115,15 @@ int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   const Loop& l = loops_[lane];
   const ptrdiff_t width = d_.lanes_per_vector;
   const double wasted = double(ceil_div(l.outputs, width) * width - l.outputs);
-  const bool brief = in_place && l.outputs < short_run * width * d_.isa.vectors[d_.arithmetic];
-  if (!may_fold_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs || l.pad != 0 ||
-      (wasted <= most_waste * double(l.outputs) && !brief)) {
+  const int vectors = d_.isa.vectors[d_.arithmetic][int(Op::rows)];
+  const bool brief = in_place && l.outputs < short_run * width * vectors;
+  if (!may_fold_ || lane == group_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs ||
+      l.pad != 0 || (wasted <= most_waste * double(l.outputs) && !brief)) {
     return -1;
   }
   for (int a = n_ - 1; a >= 0; --a) {
     const Loop& f = loops_[a];
-    if (a == lane || a == group_ || f.stride != 1) continue;
+    if (a == lane || a == group_ || a == channels_ || a == kernels_ || f.stride != 1) continue;
     if (in_place && f.x != l.x * l.inputs) continue;
     if (direct && f.y != l.y * l.outputs) continue;
     return a;
@@ -108,22 +131,23 @@ int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   return -1;
 }
 
-// Of an output, with vectors along `lane`: multiply-adds, and moves where packing is needed.
+// Of a position, with vectors along `lane`: multiply-adds, and moves where packing is needed.
 double Traversal::cost(int lane) const {
   const bool in_place = lane_in_place(lane), direct = lane_direct(lane);
   const int fold = fold_for(lane, in_place, direct);
-  const double run = double(loops_[lane].outputs) * double(fold < 0 ? 1 : loops_[fold].outputs);
+  const double length = double(lane == kernels_ ? d_.outputs : loops_[lane].outputs);
+  const double run = length * double(fold < 0 ? 1 : loops_[fold].outputs);
   const double width = double(d_.lanes_per_vector);
   const double vectors = double(ptrdiff_t((run + width - 1) / width));
   double cost = double(d_.inputs * d_.outputs * d_.taps) * vectors / run;
   if (!in_place) {
     // Packed inputs per output, for a block of equal extents that fills the scratch.
     double spatial = 0, packed = double(d_.inputs);
-    for (int a = 0; a < n_; ++a) spatial += a != lane && loops_[a].taps > 1;
+    for (int a = 0; a < n_; ++a) spatial += a != lane && a != channels_ && loops_[a].taps > 1;
     const double room = double(block_bytes) / double(size_of(d_.number)) / width / packed;
     const double side = spatial > 0 ? std::pow(std::max(room, 1.0), 1 / spatial) : 1;
     for (int a = 0; a < n_; ++a) {
-      if (loops_[a].taps == 1) continue;
+      if (loops_[a].taps == 1 || a == channels_) continue;
       const double halo = double((loops_[a].taps - 1) * loops_[a].dilation);
       const double outputs = a == lane
                                  ? double(loops_[a].outputs)
@@ -144,15 +168,14 @@ double Traversal::cost(int lane) const {
 double Traversal::pages_of_tile() const {
   struct Steps {
     ptrdiff_t step, count;
-  } steps[max_axes];
+  } steps[max_loops];
   int n = 0;
-  steps[n++] = {std::abs(x_channel_), d_.inputs};
   for (int a = 0; a < n_; ++a) {
     const ptrdiff_t count = loops_[a].taps + (a == row_ && op_ == Op::rows ? rows_ - 1 : 0);
     if (count > 1) steps[n++] = {std::abs(loops_[a].x) * loops_[a].dilation, count};
   }
   std::sort(steps, steps + n, [](const Steps& a, const Steps& b) { return a.step < b.step; });
-  double span = double(d_.isa.vector_bytes * d_.isa.vectors[d_.arithmetic]), pages = 1;
+  double span = double(d_.isa.vector_bytes * d_.isa.vectors[d_.arithmetic][int(op_)]), pages = 1;
   for (int k = 0; k < n; ++k) {
     if (steps[k].step < page) {
       span += double(steps[k].step) * double(steps[k].count - 1);
@@ -165,6 +188,10 @@ double Traversal::pages_of_tile() const {
 
 void Traversal::choose(int lane) {
   lane_ = lane;
+  if (kernels_ >= 0) {  // a loop over kernels only where they are the lanes
+    Loop& kernels = loops_[kernels_];
+    kernels.outputs = kernels.inside_to = lane == kernels_ ? d_.outputs : 1;
+  }
   in_place_ = lane_in_place(lane);
   direct_ = lane_direct(lane);
   fold_ = fold_for(lane, in_place_, direct_);
@@ -181,16 +208,27 @@ void Traversal::choose(int lane) {
     border |= loops_[a].inside_from > 0 || loops_[a].inside_to < loops_[a].outputs;
   }
   needs_scratch_ = !in_place_ || !direct_ || border || run < d_.lanes_per_vector;
+  // Packed inputs: a run of lanes, or with kernels as lanes what is near in the user's memory.
+  others_ = 0;
+  for (int a = n_ - 1; a >= 0; --a) {
+    if (a != lane_ && a != fold_) other_[others_++] = a;
+  }
+  along_ = lane_;
+  if (op_ == Op::layer) {
+    auto step = [&](int a) { return loops_[a].inputs > 1 ? std::abs(loops_[a].x) : PTRDIFF_MAX; };
+    std::stable_sort(other_, other_ + others_, [&](int a, int b) { return step(a) < step(b); });
+    along_ = other_[0];
+  }
 }
 
 // The cheapest lane axis whose smallest block max_memory allows.
 void Traversal::set_layout(size_t max_memory) {
-  bool refused[max_axes] = {};
+  bool refused[max_loops] = {};
   for (;;) {
     int best = -1;
     double lowest = 0;
     for (int a = n_ - 1; a >= 0; --a) {
-      if (a == group_ || refused[a]) continue;
+      if (!may_be_lane(a) || refused[a]) continue;
       const double c = cost(a);
       if (best < 0 || c < lowest) {
         best = a;
@@ -225,7 +263,7 @@ size_t Traversal::least(const Direct& d, int) {
   for (int a = t.n_ - d.spec.spatial; a < t.n_; ++a) {
     t.choose(a);
     t.op_ = Op::bank;
-    t.rows_ = int(std::min(d.outputs, ptrdiff_t(d.isa.rows[d.arithmetic])));
+    t.rows_ = int(std::min(d.outputs, ptrdiff_t(d.isa.rows[d.arithmetic][int(Op::bank)])));
     t.set_smallest_blocks();
     const size_t bytes = size_t(t.lay_out());
     if (lowest == 0 || bytes < lowest) lowest = bytes;
@@ -235,14 +273,18 @@ size_t Traversal::least(const Direct& d, int) {
 
 // The kernels' rows: a spatial axis whose rows share inputs, or the kernels of a bank, or any.
 void Traversal::set_rows() {
-  const int a_max = d_.isa.rows[d_.arithmetic];
   row_ = -1;
   rows_ = 1;
   spacing_ = 1;
+  if (lane_ == kernels_ || lane_ == group_) {
+    set_turned_rows();
+    return set_tables();
+  }
+  const int a_max = d_.isa.rows[d_.arithmetic][int(Op::rows)];
   ptrdiff_t most_plain = 1;
   int plain = -1;
   for (int a = 0; a < n_; ++a) {
-    if (a == lane_ || a == fold_ || a == group_) continue;
+    if (a == lane_ || a == fold_ || a == group_ || a == channels_ || a == kernels_) continue;
     const Loop& loop = loops_[a];
     if (loop.dilation % loop.stride == 0 && loop.taps > 1) {
       const ptrdiff_t spacing = loop.dilation / loop.stride;
@@ -274,7 +316,35 @@ void Traversal::set_rows() {
     row_ = plain;
     rows_ = int(std::min(most_plain, ptrdiff_t(a_max)));
   }
-  // The inner table holds as many taps as its loop is worth being long for.
+  set_tables();
+}
+
+// Rows along the axis whose outputs fill them best, or nearly.  The positions of a layer should be
+// near each other: rather an inner axis.  With few taps, whole lines of an image are read at a time
+// if an outer axis gives the rows.
+void Traversal::set_turned_rows() {
+  op_ = turned_;
+  const auto most = ptrdiff_t(d_.isa.rows[d_.arithmetic][int(op_)]);
+  double best = 0;
+  auto consider = [&](int a) {
+    if (a == group_ || a == channels_ || a == kernels_) return;
+    const double filled = double(loops_[a].outputs) / double(ceil_div(loops_[a].outputs, most));
+    if (filled < nearly * best) return;
+    best = std::max(best, filled);
+    row_ = a;
+    rows_ = int(std::min(loops_[a].outputs, most));
+  };
+  const int images = n_ - d_.spec.spatial - (kernels_ >= 0);
+  for (int a = 0; a < images; ++a) consider(a);
+  if (op_ == Op::layer) {
+    for (int a = images; a < n_; ++a) consider(a);
+  } else {
+    for (int a = n_ - 1; a >= images; --a) consider(a);
+  }
+}
+
+// The inner table holds as many taps as its loop is worth being long for.
+void Traversal::set_tables() {
   split_ = op_ == Op::rows ? row_ : n_;
   flat_rows_ = 1;
   ptrdiff_t inner = 1;
@@ -282,10 +352,10 @@ void Traversal::set_rows() {
     for (int a = row_ + 1; a < n_; ++a) inner *= loops_[a].taps;
     flat_rows_ = std::clamp(most_inner / inner, ptrdiff_t(1), loops_[row_].taps);
   } else {
-    while (split_ > 0 && (split_ == n_ || inner * loops_[split_ - 1].taps <= most_inner)) {
+    const ptrdiff_t most = is_turned() ? most_turned : most_inner;
+    while (split_ > 0 && (split_ == n_ || inner * loops_[split_ - 1].taps <= most)) {
       inner *= loops_[--split_].taps;
     }
-    if (split_ == 0 && inner * d_.inputs <= most_inner) split_ = -1;
   }
 }
 

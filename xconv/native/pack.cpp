@@ -38,11 +38,43 @@ ptrdiff_t continued(ptrdiff_t i, ptrdiff_t n, Boundary boundary) {
   return -1;
 }
 
+// A line of elements that are copied as they are, of which those from `low` to `high` lie in the
+// image, one after the other.
+struct Line {
+  const ptrdiff_t* map;
+  ptrdiff_t count, low, high;
+  const unsigned char* fill;
+};
+
+template <int item>
+void copy_line(const Line& line, const char* from, char* to) {
+  auto outside = [&](ptrdiff_t i, ptrdiff_t end) {
+    for (; i < end; ++i) {
+      const ptrdiff_t offset = line.map[i];
+      const void* source = offset == nowhere ? static_cast<const void*>(line.fill) : from + offset;
+      std::memcpy(to + i * item, source, item);
+    }
+  };
+  outside(0, line.low);
+  outside(line.high, line.count);
+  if (line.low == line.high) return;
+  constexpr ptrdiff_t step = 32;
+  const char* source = from + line.map[line.low];
+  char* target = to + line.low * item;
+  const ptrdiff_t bytes = (line.high - line.low) * item;
+  if (bytes < step) {
+    for (ptrdiff_t i = 0; i < bytes; i += item) std::memcpy(target + i, source + i, item);
+    return;
+  }
+  for (ptrdiff_t i = 0; i < bytes - step; i += step) std::memcpy(target + i, source + i, step);
+  std::memcpy(target + bytes - step, source + bytes - step, step);
+}
+
 }  // namespace
 
 // n inputs of the lane axis, all of them the constant.
 void Traversal::fill_runs(ptrdiff_t n, char* to) const {
-  const ptrdiff_t item = size_of(d_.number), stride = loops_[lane_].stride;
+  const ptrdiff_t item = size_of(d_.number), stride = stride_along();
   for (ptrdiff_t i = 0; i < n; ++i) {
     char* at = to + i % stride * packed_.phase * d_.real_bytes + i / stride * item;
     std::memcpy(at, d_.spec.fill, size_t(item));
@@ -51,7 +83,7 @@ void Traversal::fill_runs(ptrdiff_t n, char* to) const {
 
 // Zeros from the n inputs of the lane axis to the end of the room for them.
 void Traversal::pad_runs(ptrdiff_t n, char* to) const {
-  const ptrdiff_t item = size_of(d_.number), stride = loops_[lane_].stride;
+  const ptrdiff_t item = size_of(d_.number), stride = stride_along();
   const ptrdiff_t room = packed_.phase / d_.reals;
   for (ptrdiff_t residue = 0; residue < std::min(stride, n); ++residue) {
     const ptrdiff_t count = (n - residue + stride - 1) / stride;
@@ -64,38 +96,38 @@ void Traversal::pad_runs(ptrdiff_t n, char* to) const {
 // the stride go to different places, so that a tap's inputs are contiguous.
 void Traversal::pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, const char* from,
                          char* to) const {
-  const Loop& lane = loops_[lane_];
-  const ptrdiff_t item = size_of(d_.number), stride = lane.stride;
+  const Loop& lane = loops_[along_];
+  const ptrdiff_t item = size_of(d_.number), stride = stride_along();
   const Load load = d_.isa.load[int(d_.spec.x_type)][int(d_.number)];
   for (ptrdiff_t residue = 0; residue < std::min(stride, n); ++residue) {
     char* at = to + residue * packed_.phase * d_.real_bytes;
-    const ptrdiff_t count = (n - residue + stride - 1) / stride;
+    auto up = [&](ptrdiff_t k) { return k <= 0 ? 0 : stride == 1 ? k : (k + stride - 1) / stride; };
     // Of these, [low, high) lie in the image.
-    const ptrdiff_t begin = first + residue;
-    ptrdiff_t low = begin >= 0 ? 0 : (-begin + stride - 1) / stride;
-    ptrdiff_t high = begin >= lane.inputs ? 0 : (lane.inputs - begin + stride - 1) / stride;
-    low = std::min(low, count);
-    high = std::clamp(high, low, count);
-    auto one = [&](ptrdiff_t i) {
-      const ptrdiff_t offset = map[residue + i * stride];
-      if (offset == nowhere) {
-        std::memcpy(at + i * item, d_.spec.fill, size_t(item));
-      } else {
-        load(from + offset, 0, at + i * item, 1);
+    const ptrdiff_t count = up(n - residue), begin = first + residue;
+    const ptrdiff_t low = std::min(up(-begin), count);
+    const ptrdiff_t high = std::clamp(up(lane.inputs - begin), low, count);
+    auto outside = [&](ptrdiff_t i, ptrdiff_t end) {
+      for (; i < end; ++i) {
+        const ptrdiff_t offset = map[residue + i * stride];
+        if (offset == nowhere) {
+          std::memcpy(at + i * item, d_.spec.fill, size_t(item));
+        } else {
+          load(from + offset, 0, at + i * item, 1);
+        }
       }
     };
-    for (ptrdiff_t i = 0; i < low; ++i) one(i);
+    outside(0, low);
     if (low < high) {
       load(from + (begin + low * stride) * lane.x, lane.x * stride, at + low * item, high - low);
     }
-    for (ptrdiff_t i = high; i < count; ++i) one(i);
+    outside(high, count);
   }
 }
 
 void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
   const ptrdiff_t item = size_of(d_.number), real = d_.real_bytes;
-  const ptrdiff_t* map[max_axes];
-  ptrdiff_t window[max_axes];
+  const ptrdiff_t* map[max_loops];
+  ptrdiff_t window[max_loops];
   for (int a = 0; a < n_; ++a) {
     const Loop& loop = loops_[a];
     const ptrdiff_t first = block.from[a] * loop.stride - loop.pad;
@@ -107,19 +139,25 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
     map[a] = maps;
     maps += window[a];
   }
-  const Loop& lane = loops_[lane_];
+  const Loop& lane = loops_[along_];
   const Load load = d_.isa.load[int(d_.spec.x_type)][int(d_.number)];
-  const ptrdiff_t lanes = lane.window(block.length[lane_]);
-  const ptrdiff_t lane_first = block.from[lane_] * lane.stride - lane.pad;
-  const bool simple = lane.stride == 1 && lane_first >= 0 && lane_first + lanes <= lane.inputs;
+  const ptrdiff_t lanes = lane.window(block.length[along_]);
+  const ptrdiff_t lane_first = block.from[along_] * lane.stride - lane.pad;
+  const bool simple = stride_along() == 1 && lane_first >= 0 && lane_first + lanes <= lane.inputs;
+  // Borders of runs that are copied as they are.
+  Line line = {map[along_], lanes, 0, 0, d_.spec.fill};
+  line.low = std::clamp(-lane_first, ptrdiff_t(0), lanes);
+  line.high = std::clamp(lane.inputs - lane_first, line.low, lanes);
+  const bool exact = exact_x_ && stride_along() == 1 && lane.x == item;
+  const auto copy = item == 4 ? copy_line<4> : item == 8 ? copy_line<8> : nullptr;
   // A run shorter than a vector is computed on what follows it: that must be numbers.
   const bool padded = block.length[lane_] < d_.lanes_per_vector && packed_.phase > 0;
 
   // The axes but the lanes; the last of them, the fold where there is one, is the inner loop.
-  int walked[max_axes], walks = 0;
-  ptrdiff_t position[max_axes] = {};
+  int walked[max_loops], walks = 0;
+  ptrdiff_t position[max_loops] = {};
   for (int a = 0; a < n_; ++a) {
-    if (a != lane_ && a != fold_) walked[walks++] = a;
+    if (a != along_ && a != lane_ && a != fold_) walked[walks++] = a;
   }
   const int inner = fold_ >= 0 ? fold_ : walks > 0 ? walked[--walks] : -1;
   static constexpr ptrdiff_t origin[1] = {0};
@@ -129,41 +167,41 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
   // Runs that follow each other here and there are one.
   const bool joined = simple && inner_step == lanes * item && lane.x * lanes == loops_[inner].x;
 
-  for (ptrdiff_t i = 0; i < d_.inputs; ++i) {
-    for (;;) {
-      ptrdiff_t source = i * x_channel_;
-      char* at = to + i * packed_.channel * real;
-      bool inside = true;
-      for (int k = 0; k < walks; ++k) {
-        const ptrdiff_t offset = map[walked[k]][position[k]];
-        inside &= offset != nowhere;
-        if (inside) source += offset;
-        at += position[k] * packed_.step[walked[k]] * real;
-      }
-      for (ptrdiff_t u = 0; u < inner_count; ++u, at += inner_step) {
-        if (!inside || inner_map[u] == nowhere) {
-          fill_runs(lanes, at);
-        } else if (simple) {
-          const char* from = x_.data + source + inner_map[u] + lane_first * lane.x;
-          ptrdiff_t runs = 1;
-          if (joined) {
-            while (u + runs < inner_count &&
-                   inner_map[u + runs] == inner_map[u] + runs * loops_[inner].x) {
-              ++runs;
-            }
-          }
-          load(from, lane.x, at, runs * lanes);
-          u += runs - 1;
-          at += (runs - 1) * inner_step;
-        } else {
-          pack_run(map[lane_], lane_first, lanes, x_.data + source + inner_map[u], at);
-        }
-        if (padded) pad_runs(lanes, at);
-      }
-      int k = walks - 1;
-      while (k >= 0 && ++position[k] == window[walked[k]]) position[k--] = 0;
-      if (k < 0) break;
+  for (;;) {
+    ptrdiff_t source = 0;
+    char* at = to;
+    bool inside = true;
+    for (int k = 0; k < walks; ++k) {
+      const ptrdiff_t offset = map[walked[k]][position[k]];
+      inside &= offset != nowhere;
+      if (inside) source += offset;
+      at += position[k] * packed_.step[walked[k]] * real;
     }
+    for (ptrdiff_t u = 0; u < inner_count; ++u, at += inner_step) {
+      if (!inside || inner_map[u] == nowhere) {
+        fill_runs(lanes, at);
+      } else if (simple) {
+        const char* from = x_.data + source + inner_map[u] + lane_first * lane.x;
+        ptrdiff_t runs = 1;
+        if (joined) {
+          while (u + runs < inner_count &&
+                 inner_map[u + runs] == inner_map[u] + runs * loops_[inner].x) {
+            ++runs;
+          }
+        }
+        load(from, lane.x, at, runs * lanes);
+        u += runs - 1;
+        at += (runs - 1) * inner_step;
+      } else if (exact && copy) {
+        copy(line, x_.data + source + inner_map[u], at);
+      } else {
+        pack_run(map[along_], lane_first, lanes, x_.data + source + inner_map[u], at);
+      }
+      if (padded) pad_runs(lanes, at);
+    }
+    int k = walks - 1;
+    while (k >= 0 && ++position[k] == window[walked[k]]) position[k--] = 0;
+    if (k < 0) break;
   }
   if (fold_ >= 0) {
     std::memset(to + (packed_elements_ - d_.lanes_per_vector) * item, 0,
@@ -171,12 +209,51 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
   }
 }
 
+namespace {
+
+template <class Real>
+void copy_run(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step, ptrdiff_t n) {
+  for (ptrdiff_t i = 0; i < n; ++i)
+    std::memcpy(to + i * to_step, from + i * from_step, sizeof(Real));
+}
+
+}  // namespace
+
+// Along the axis on which the results are nearest to each other in the user's memory.
+void Traversal::scatter_layer(const Block& block, const char* from) const {
+  const ptrdiff_t real = d_.real_bytes;
+  const auto copy = real == 4 ? copy_run<uint32_t> : copy_run<uint64_t>;
+  int walked[max_loops] = {}, walks = 0;
+  ptrdiff_t position[max_loops];
+  for (int a = 0; a < n_; ++a) {
+    if (block.length[a] == 1) continue;
+    walked[walks] = a;
+    position[walks++] = 0;
+  }
+  auto nearer = [&](int a, int b) { return std::abs(loops_[a].y) < std::abs(loops_[b].y); };
+  std::swap(*std::min_element(walked, walked + walks, nearer), walked[walks - 1]);
+  const int run = walked[--walks];
+  for (;;) {
+    ptrdiff_t source = 0, target = 0;
+    for (int k = 0; k < walks; ++k) {
+      source += position[k] * tiled_.step[walked[k]];
+      target += position[k] * loops_[walked[k]].y;
+    }
+    copy(from + source * real, tiled_.step[run] * real, block.y + target, loops_[run].y,
+         block.length[run]);
+    int k = walks - 1;
+    while (k >= 0 && ++position[k] == block.length[walked[k]]) position[k--] = 0;
+    if (k < 0) return;
+  }
+}
+
 void Traversal::scatter(const Block& block, const char* from, int kernels) const {
+  if (op_ == Op::layer) return scatter_layer(block, from);
   const ptrdiff_t real = d_.real_bytes;
   const Store store = d_.isa.store[int(d_.number)];
   const ptrdiff_t lanes = block.length[lane_], stride = loops_[lane_].y;
-  int walked[max_axes], walks = 0;
-  ptrdiff_t position[max_axes];
+  int walked[max_loops], walks = 0;
+  ptrdiff_t position[max_loops];
   for (int a = 0; a < n_; ++a) {
     if (a == lane_ || block.length[a] == 1) continue;
     walked[walks] = a;
@@ -184,7 +261,7 @@ void Traversal::scatter(const Block& block, const char* from, int kernels) const
   }
   for (int o = 0; o < kernels; ++o) {
     for (;;) {
-      ptrdiff_t source = o * tiled_.channel, target = o * y_kernel_;
+      ptrdiff_t source = o * tiled_.kernel, target = o * y_kernel_;
       for (int k = 0; k < walks; ++k) {
         source += position[k] * tiled_.step[walked[k]];
         target += position[k] * loops_[walked[k]].y;

@@ -6,11 +6,23 @@
 
 namespace xconv {
 
+namespace {
+
+constexpr ptrdiff_t near_weights = 16 * 1024;  // bytes: half of a small first-level cache
+
+}  // namespace
+
 Traversal::Traversal(const Direct& direct) : d_(direct) {}
 
-Traversal::Traversal(const Direct& direct, Array x, const void* w, Array y, int workers,
+Traversal::Traversal(const Direct& direct, Array x, Weights w, Array y, int workers,
                      size_t max_memory)
-    : d_(direct), x_(x), y_(y), w_(static_cast<const char*>(w)), workers_(workers) {
+    : d_(direct),
+      turned_(w.turned ? direct.turned() : Op::plain),
+      x_(x),
+      y_(y),
+      w_(static_cast<const char*>(w.plain)),
+      turned_w_(static_cast<const char*>(w.turned)),
+      workers_(workers) {
   set_loops();
   set_layout(max_memory);
   set_blocks(max_memory);
@@ -22,7 +34,6 @@ void Traversal::fill_tables(View& view, bool packed) const {
   if (!packed) {
     View& user = view;
     for (int a = 0; a < n_; ++a) user.step[a] = loops_[a].x / d_.real_bytes;
-    user.channel = x_channel_ / d_.real_bytes;
     user.phase = 0;
   }
   // Offsets of all combinations of taps of the loops [from, to), in C order.
@@ -45,10 +56,8 @@ void Traversal::fill_tables(View& view, bool packed) const {
   };
   view.outer.push_back(0);
   view.inner.push_back(0);
-  std::vector<ptrdiff_t>& channels = split_ < 0 ? view.inner : view.outer;
-  for (ptrdiff_t i = 1; i < d_.inputs; ++i) channels.push_back(i * view.channel);
   combine(view.outer, 0, split_);
-  combine(view.inner, op_ == Op::rows ? split_ + 1 : std::max(split_, 0), n_);
+  combine(view.inner, op_ == Op::rows ? split_ + 1 : split_, n_);
   if (op_ != Op::rows) return;
   const size_t inners = view.inner.size();
   view.inner.reserve(inners * size_t(flat_rows_));
@@ -67,7 +76,7 @@ bool Traversal::run(bool (*interrupted)()) {
         std::make_unique_for_overwrite<char[]>(size_t(scratch_bytes_) * size_t(workers_) + 64);
   }
   for (int a = 0; a < n_; ++a) result_.step[a] = loops_[a].y / d_.real_bytes;
-  result_.channel = y_kernel_ / d_.real_bytes;
+  result_.kernel = y_kernel_ / d_.real_bytes;
   const ParallelLoop loop{
       count,
       [](void* self, int worker, ptrdiff_t i) { static_cast<Traversal*>(self)->task(worker, i); },
@@ -96,7 +105,7 @@ void Traversal::task(int worker, ptrdiff_t index) {
   }
   ptrdiff_t lanes = block.length[lane_];
   if (fold_ >= 0) lanes *= block.length[fold_];
-  const bool whole = lanes >= d_.lanes_per_vector;
+  const bool whole = op_ == Op::layer || lanes >= d_.lanes_per_vector;
   const bool in_place = in_place_ && inside && whole, direct = direct_ && whole;
   char* tile = nullptr;
   if (!in_place || !direct) {
@@ -111,10 +120,10 @@ void Traversal::task(int worker, ptrdiff_t index) {
       block.x = scratch;
     }
   }
-  const int at_once = op_ == Op::bank ? rows_ : 1;
+  const ptrdiff_t at_once = op_ == Op::layer ? d_.outputs : op_ == Op::bank ? rows_ : 1;
   char* const y = block.y;
   for (ptrdiff_t o = 0; o < d_.outputs; o += at_once) {
-    const int kernels = int(std::min(ptrdiff_t(at_once), d_.outputs - o));
+    const int kernels = op_ == Op::layer ? 1 : int(std::min(at_once, d_.outputs - o));
     block.y = direct ? y + o * y_kernel_ : tile;
     compute(block, in_place ? user_ : packed_, direct ? result_ : tiled_, int(o), kernels);
     if (!direct) {
@@ -143,13 +152,24 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.kernel_rows = op_ == Op::rows ? loops_[row_].taps : 1;
   tile.flat_rows = flat_rows_;
   tile.x_row = row_ < 0 ? 0 : spacing_ * loops_[row_].stride * x.step[row_];
-  tile.y_row = row_ < 0 ? y.channel : spacing_ * y.step[row_];
+  tile.y_row = row_ < 0 ? y.kernel : spacing_ * y.step[row_];
   tile.w_row = per_kernel;
+  tile.add = false;
+  if (op_ == Op::layer) {
+    w = turned_w_ + group * d_.padded_outputs * per_kernel * weight;
+    tile.w_row = d_.lanes_per_vector;
+    tile.w_lane = per_kernel;
+    lanes = d_.padded_outputs;
+  } else if (op_ == Op::channels) {
+    w = turned_w_ + kernel * per_kernel * d_.groups * weight;
+    tile.w_row = d_.groups;
+    tile.w_lane = 1;
+  }
 
   // Rows of a tile at every position of the other axes: the innermost moves first, so that what
   // its windows share stays in the nearest cache.
-  int walked[max_axes], walks = 0;
-  ptrdiff_t position[max_axes];
+  int walked[max_loops], walks = 0;
+  ptrdiff_t position[max_loops];
   for (int a = 0; a < n_; ++a) {
     if (a == lane_ || a == fold_ || a == row_ || block.length[a] == 1) continue;
     walked[walks] = a;
@@ -162,7 +182,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
     tile.runs = block.length[a];
     tile.x_run = loops_[a].stride * x.step[a];
     tile.y_run = y.step[a];
-    tile.across = &x == &packed_ && loops_[a].taps > 1;
+    tile.across = op_ == Op::layer || (&x == &packed_ && loops_[a].taps > 1);
   }
   auto everywhere = [&](int rows, ptrdiff_t at) {
     const Kernel kernel_of_rows = d_.isa.kernel[d_.arithmetic][int(op_)][rows - 1];
@@ -190,15 +210,34 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
       if (k < 0) return;
     }
   };
-  if (row_ < 0) return everywhere(kernels, 0);
-  const ptrdiff_t n = block.length[row_];
-  for (ptrdiff_t residue = 0; residue < std::min(spacing_, n); ++residue) {
-    ptrdiff_t left = ceil_div(n - residue, spacing_), at = residue;
-    for (ptrdiff_t tiles = ceil_div(left, rows_); tiles > 0; --tiles) {
-      const ptrdiff_t rows = ceil_div(left, tiles);
-      everywhere(int(rows), at);
-      at += rows * spacing_;
-      left -= rows;
+  auto all_rows = [&] {
+    if (row_ < 0) return everywhere(kernels, 0);
+    const ptrdiff_t n = block.length[row_];
+    for (ptrdiff_t residue = 0; residue < std::min(spacing_, n); ++residue) {
+      ptrdiff_t left = ceil_div(n - residue, spacing_), at = residue;
+      for (ptrdiff_t tiles = ceil_div(left, rows_); tiles > 0; --tiles) {
+        const ptrdiff_t rows = ceil_div(left, tiles);
+        everywhere(int(rows), at);
+        at += rows * spacing_;
+        left -= rows;
+      }
+    }
+  };
+  if (op_ != Op::layer) return all_rows();
+  // Some taps for all positions, so that their weights stay in the nearest cache; then the next.
+  const auto inners = ptrdiff_t(x.inner.size());
+  const ptrdiff_t panel = d_.isa.vector_bytes * d_.isa.vectors[d_.arithmetic][int(op_)];
+  const ptrdiff_t parts = ceil_div(inners * panel, near_weights);
+  tile.outers = 1;
+  for (ptrdiff_t o = 0; o < ptrdiff_t(x.outer.size()); ++o) {
+    tile.outer = &x.outer[size_t(o)];
+    tile.inner = x.inner.data();
+    for (ptrdiff_t left = parts; left > 0; --left) {
+      tile.inners = ceil_div(x.inner.data() + inners - tile.inner, left);
+      all_rows();
+      w += tile.inners * tile.w_row * weight;
+      tile.inner += tile.inners;
+      tile.add = true;
     }
   }
 }

@@ -3,7 +3,8 @@
 // The axes are the batch axes (merged where both arrays allow it), the groups, and the spatial
 // axes.  One of them is the lane axis, along which vectors run.  Where it is short and the next
 // axis continues it in memory, that one is folded into the same run ("HWN" with few images: a
-// run is a row of W*N lanes).  Another axis gives the rows of a kernel's tile.
+// run is a row of W*N lanes).  Another axis gives the rows of a kernel's tile.  The lanes of a
+// layer of many kernels may be the kernels instead, whatever the layout of the images.
 //
 // A block whose windows lie inside the image is computed on the user's memory where its lanes are
 // contiguous there.  Any other block is packed first: converted and continued beyond the edge, in
@@ -24,12 +25,15 @@ inline ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) {
   return a >= 0 ? a / b : -((-a + b - 1) / b);
 }
 
+// Batch, G, I, spatial and O.
+constexpr int max_loops = max_axes + 1;
+
 class Traversal {
  public:
   // Scratch of one worker, unless a single output needs more: half of a small second-level cache.
   static constexpr ptrdiff_t block_bytes = 256 * 1024;
 
-  Traversal(const Direct& direct, Array x, const void* w, Array y, int workers, size_t max_memory);
+  Traversal(const Direct& direct, Array x, Weights w, Array y, int workers, size_t max_memory);
   bool run(bool (*interrupted)());
 
   static size_t least(const Direct& direct, int workers);
@@ -48,14 +52,14 @@ class Traversal {
 
   // An array, or a block in scratch, as the kernels see it: reals from one element to the next.
   struct View {
-    ptrdiff_t step[max_axes];
-    ptrdiff_t channel;  // from one summed channel, or kernel of a bank, to the next
-    ptrdiff_t phase;    // from one residue of the lane axis modulo its stride to the next
+    ptrdiff_t step[max_loops];
+    ptrdiff_t kernel;  // of results: from one kernel of a bank to the next
+    ptrdiff_t phase;   // from one residue of the lane axis modulo its stride to the next
     std::vector<ptrdiff_t> outer, inner;  // of an input: a Tile's tables
   };
 
   struct Block {
-    ptrdiff_t from[max_axes], length[max_axes];
+    ptrdiff_t from[max_loops], length[max_loops];
     char *x, *y;  // of the first window and output, in the user's memory or in scratch
   };
 
@@ -70,10 +74,15 @@ class Traversal {
   bool lane_direct(int lane) const;
   double pages_of_tile() const;
   void choose(int lane);
+  bool may_be_lane(int a) const;
+  bool is_turned() const { return op_ == Op::layer || op_ == Op::channels; }
   void set_rows();
+  void set_turned_rows();
+  void set_tables();
   void set_blocks(size_t max_memory);
   void set_smallest_blocks();
   ptrdiff_t lay_out();
+  double work_of_position() const;
   double work_of_block() const;
   double input_of_block() const;
   void cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segment_least);
@@ -82,33 +91,39 @@ class Traversal {
   // One block.
   void task(int worker, ptrdiff_t index);
   void compute(const Block& block, const View& x, const View& y, int kernel, int kernels) const;
+  ptrdiff_t stride_along() const { return op_ == Op::layer ? 1 : loops_[along_].stride; }
   void pack(const Block& block, char* to, ptrdiff_t* maps) const;
   void pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, const char* from,
                 char* to) const;
   void fill_runs(ptrdiff_t n, char* to) const;
   void pad_runs(ptrdiff_t n, char* to) const;
   void scatter(const Block& block, const char* from, int kernels) const;
+  void scatter_layer(const Block& block, const char* from) const;
 
   const Direct& d_;
+  const Op turned_ = Op::plain;  // which weights there are beside the plain ones
   Array x_, y_;
-  const char* w_;
+  const char *w_, *turned_w_ = nullptr;
   int workers_;
 
-  Loop loops_[max_axes];
+  Loop loops_[max_loops];
   int n_ = 0;
-  int group_ = -1;                  // loop of the groups, where there are several
-  ptrdiff_t x_channel_, y_kernel_;  // bytes
-  bool exact_x_, exact_y_;          // the array's elements are the accumulator's
+  // Loops of the groups, of the summed channels (taps of a single output), and of the kernels
+  // where they may be lanes (no inputs move along it); -1: none.
+  int group_ = -1, channels_ = -1, kernels_ = -1;
+  ptrdiff_t y_kernel_;      // bytes
+  bool exact_x_, exact_y_;  // the array's elements are the accumulator's
 
   int lane_ = 0, fold_ = -1, row_ = -1;
   bool may_fold_ = true;
   Op op_;
   int rows_;                // the R in use
   ptrdiff_t spacing_ = 1;   // outputs from one row of a tile to the next
-  int split_;               // taps of loops before it are in a Tile's outer table; -1: none
+  int split_;               // taps of loops before it are in a Tile's outer table
   ptrdiff_t flat_rows_;     // of a kernel, in a Tile's inner table
   bool in_place_, direct_;  // whether blocks may do without packing, scattering
   bool needs_scratch_;
+  int along_, other_[max_loops], others_;  // of packed inputs: the innermost axis, and the rest
 
   View user_, packed_, result_, tiled_;
   ptrdiff_t packed_elements_, scratch_bytes_ = 0;
