@@ -38,7 +38,7 @@ class Direct:
     def run(
         self,
         x: NDArray[Any],
-        k: NDArray[Any],
+        k: NDArray[Any] | None,
         out: NDArray[Any],
         workers: int,
         max_memory: int,

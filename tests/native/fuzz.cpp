@@ -216,7 +216,9 @@ bool one(uint64_t seed, const Isa& isa) {
   const int workers = int(pick(random, {1, 2, 3}));
   const size_t memory = direct.least(workers) + size_t(pick(random, {0, 0, 3000, 1 << 26}));
   std::vector<char> turned(size_t(direct.turned_elements() * size_of(w_type)));
-  direct.turn(w.data(), turned.data());
+  std::vector<ptrdiff_t> w_strides(w_sizes.size(), size_of(w_type));
+  for (size_t a = w_sizes.size() - 1; a > 0; --a) w_strides[a - 1] = w_strides[a] * w_sizes[a];
+  direct.turn({w.data(), w_strides.data()}, turned.data());
   const bool both = !turned.empty() && random() % 4 > 0;
   direct.run({x.first, x.strides.data()}, {w.data(), both ? turned.data() : nullptr},
              {y.first, y.strides.data()}, workers, memory, nullptr);

@@ -25,7 +25,7 @@ from ..problem import BOUNDARIES, Problem, Work, itemsize
 if TYPE_CHECKING:
     from .base import Backend
 
-__all__ = ["NativeDirect", "NativeSeparable", "contract"]
+__all__ = ["NativeDirect", "NativeSeparable", "position_sums"]
 
 DTYPES = frozenset(
     f"{kind}{bits}"
@@ -135,32 +135,72 @@ def _compiled(problem: Problem) -> _native.Direct:
     )
 
 
-def contract(weights: np.ndarray, x: np.ndarray, out: np.ndarray, max_memory: int) -> None:
-    """out[g, o, t..., l] = sum over p... of weights[g, o, p...] * x[g, p..., l, t...].
+def position_sums(
+    problem: Problem,
+    x: np.ndarray,
+    gy: np.ndarray,
+    first: Sequence[int],
+    max_memory: int,
+) -> np.ndarray:
+    """The sums (G, O, I, taps...) over b and p of  gy[b, g, o, p] * xp[b, g, i, p*s + t*d].
 
-    A correlation with a single position: l and t are its batch.
+    `x` is (b, G, I, spatial...), whole images; `gy` is (b, G, O, p...), the outputs from the
+    positions `first` on.  It is a correlation too: with gy as the kernel, dilated by the stride;
+    b is summed, and the channels I are a batch.
     """
-    size, spatial = weights.shape, weights.ndim - 3
-    taps = x.shape[spatial + 3 :]
-    _contraction(weights.dtype.name, size, x.shape[spatial + 2], taps).run(
-        x, weights, out, 1, max_memory
+    spatial = len(first)
+    shape = (gy.shape[1], gy.shape[2], x.shape[2], *problem.kernel)
+    low = (
+        low - at * s for (low, _), at, s in zip(problem.padding, first, problem.stride, strict=True)
     )
+    direct = _over_positions(
+        problem.x_dtype,
+        problem.accumulator,
+        x.shape,
+        (*gy.shape[1:3], gy.shape[0], *gy.shape[3:]),
+        shape,
+        problem.dilation,
+        problem.stride,
+        tuple(low),
+        BOUNDARIES.index(problem.boundary),
+        problem.cval,
+    )
+    weights = gy.transpose(1, 2, 0, *range(3, spatial + 3)).astype(problem.accumulator, copy=False)
+    by_group = np.moveaxis(weights, 0, -1)
+    if shape[1] == 1 and by_group.flags.c_contiguous and direct.turned_elements():
+        turned: np.ndarray | None = by_group.reshape(-1)
+    else:
+        turned = _turned(direct, weights)
+    # The lanes innermost: kernels, groups or channels.
+    lanes = 1 if turned is not None and shape[1] > 1 else 0 if turned is not None else 2
+    order = [a for a in range(spatial + 3) if a != lanes]
+    total = np.empty([shape[a] for a in (*order, lanes)], problem.accumulator)
+    total = np.moveaxis(total, -1, lanes)
+    if turned is None:
+        weights = np.ascontiguousarray(weights.conj())
+    direct.run(x, weights if turned is None else None, total, 1, max_memory, turned)
+    return total
 
 
-@lru_cache(256)
-def _contraction(
-    dtype: str, kernel: tuple[int, ...], lanes: int, taps: tuple[int, ...]
+@lru_cache(1024)
+def _over_positions(
+    x_dtype: str,
+    dtype: str,
+    x_shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    y_shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    low: tuple[int, ...],
+    boundary: int,
+    cval: complex,
 ) -> _native.Direct:
-    groups, outputs, inputs, *positions = kernel
-    spatial, n = len(positions), len(taps)
-    ones = (1,) * spatial
-    x_axes = [(size, spatial + 3 + t, 1) for t, size in enumerate(taps)]
-    x_axes += [(lanes, spatial + 2, 1), (groups, 0, 1), (inputs, 1, 1)]
-    x_axes += [(size, 2 + p, 1) for p, size in enumerate(positions)]
-    y_axes = [(size, 2 + t, 1) for t, size in enumerate(taps)]
-    y_axes += [(lanes, 2 + n, 1), (groups, 0, 1), (outputs, 1, 1), *[(1, -1, 1)] * spatial]
+    spatial = len(stride)
+    channels, rest = (x_shape[2], 2, 1), range(3, spatial + 3)
+    x_axes = [channels, (x_shape[1], 1, 1), (x_shape[0], 0, 1), *[(x_shape[a], a, 1) for a in rest]]
+    y_axes = [channels, (y_shape[0], 0, 1), (y_shape[1], 1, 1), *[(y_shape[a], a, 1) for a in rest]]
     return _native.Direct(
-        dtype, dtype, x_axes, y_axes, spatial, kernel, ones, ones, (0,) * spatial, 0, 0.0, False
+        x_dtype, dtype, x_axes, y_axes, spatial, kernel, stride, dilation, low, boundary, cval
     )
 
 
@@ -403,5 +443,5 @@ def _on_rows(
 
 # Before the module that the objects belong to is unloaded.
 atexit.register(_compiled.cache_clear)
-atexit.register(_contraction.cache_clear)
+atexit.register(_over_positions.cache_clear)
 atexit.register(_on_rows.cache_clear)

@@ -162,22 +162,41 @@ ptrdiff_t Direct::turned_elements() const {
 
 // `layer`: G, vectors of kernels, I, spatial..., kernels of a vector; `channels`: O, I, spatial...,
 // G.
-void Direct::turn(const void* plain, void* turned_) const {
+void Direct::turn(Array plain, void* turned_) const {
   const Op op = turned();
   if (op == Op::plain) return;
+  const bool layer = op == Op::layer;
   const ptrdiff_t item = size_of(number), n = inputs * taps, width = lanes_per_vector;
-  const auto* from = static_cast<const char*>(plain);
+  const ptrdiff_t others = layer ? groups : outputs, lanes = layer ? outputs : groups;
+  const ptrdiff_t other_step = plain.strides[layer ? 0 : 1], lane_step = plain.strides[layer];
+  const ptrdiff_t step = layer ? width : groups;
   auto* to = static_cast<char*>(turned_);
-  std::memset(to, 0, size_t(turned_elements() * item));
-  for (ptrdiff_t g = 0; g < groups; ++g) {
-    for (ptrdiff_t o = 0; o < outputs; ++o, from += n * item) {
-      ptrdiff_t at = (g * padded_outputs + o / width * width) * n + o % width, step = width;
-      if (op == Op::channels) {
-        at = o * n * groups + g;
-        step = groups;
-      }
-      for (ptrdiff_t t = 0; t < n; ++t) {
-        std::memcpy(to + (at + t * step) * item, from + t * item, size_t(item));
+  if (turned_elements() > others * lanes * n) std::memset(to, 0, size_t(turned_elements() * item));
+  auto copy_lanes = [&](const char* from, char* target, ptrdiff_t count) {
+    if (lane_step == item) {
+      std::memcpy(target, from, size_t(count * item));
+    } else if (item == 4) {
+      for (ptrdiff_t l = 0; l < count; ++l) std::memcpy(target + l * 4, from + l * lane_step, 4);
+    } else {
+      for (ptrdiff_t l = 0; l < count; ++l) std::memcpy(target + l * 8, from + l * lane_step, 8);
+    }
+  };
+  const int rank = int(spec.kernel.size());
+  for (ptrdiff_t e = 0; e < others; ++e) {
+    for (ptrdiff_t first = 0; first < lanes; first += width) {
+      const ptrdiff_t count = std::min(width, lanes - first);
+      const char* from = plain.data + e * other_step + first * lane_step;
+      char* target =
+          to + (layer ? (e * padded_outputs + first) * n : e * n * groups + first) * item;
+      ptrdiff_t position[max_axes] = {};
+      for (ptrdiff_t t = 0; t < n; ++t, target += step * item) {
+        copy_lanes(from, target, count);
+        for (int a = rank - 1; a >= 2; --a) {
+          from += plain.strides[a];
+          if (++position[a] < spec.kernel[size_t(a)]) break;
+          from -= position[a] * plain.strides[a];
+          position[a] = 0;
+        }
       }
     }
   }
@@ -194,8 +213,9 @@ bool Direct::run(Array x, Weights w, Array y, int workers, size_t max_memory,
 
 size_t Direct::scratch(int workers) const {
   workers = std::max(workers, 1);
+  const ptrdiff_t block = turned() != Op::plain ? Traversal::turned_bytes : Traversal::block_bytes;
   return std::max(Traversal::least(*this, workers),
-                  size_t(workers) * size_t(Traversal::block_bytes) + Traversal::tables(*this));
+                  size_t(workers) * size_t(block) + Traversal::tables(*this));
 }
 
 size_t Direct::least(int workers) const { return Traversal::least(*this, std::max(workers, 1)); }

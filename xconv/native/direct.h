@@ -43,9 +43,9 @@ struct Spec {
 };
 
 // Contiguous, of the accumulator's type (the real one where kernel_is_real).
-struct Weights {
+struct Weights {                 // either may be null, not both
   const void* plain;             // G, O, I, spatial...
-  const void* turned = nullptr;  // from Direct::turn, if wanted
+  const void* turned = nullptr;  // from Direct::turn
 };
 
 // The scratch allowed does not hold the smallest block.
@@ -74,7 +74,7 @@ class Direct {
   // the weights are needed in another order too; else Op::plain, and no elements.
   Op turned() const;
   ptrdiff_t turned_elements() const;
-  void turn(const void* plain, void* turned) const;
+  void turn(Array plain, void* turned) const;
 
   // Shapes were checked against x_shape() and y_shape().  Returns false where `interrupted` said
   // so.

@@ -94,6 +94,7 @@ void Traversal::set_loops() {
 
 // Whether lanes may run along an axis.
 bool Traversal::may_be_lane(int a) const {
+  if (!w_ && a != (turned_ == Op::layer ? kernels_ : group_)) return false;
   if (a == group_) return turned_ == Op::channels;
   return a != channels_ && (a != kernels_ || exact_y_);
 }
@@ -197,7 +198,12 @@ void Traversal::choose(int lane) {
   fold_ = fold_for(lane, in_place_, direct_);
   set_rows();
   const double pages = pages_of_tile();
-  if (in_place_ && pages > near_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)) {
+  bool aliased = false;
+  for (int a = 0; a < n_ && op_ == Op::layer; ++a) {
+    aliased |= loops_[a].taps > 1 && a != channels_ && loops_[a].x % (4 * alias_bytes) == 0;
+  }
+  if (in_place_ &&
+      (aliased || (pages > near_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)))) {
     in_place_ = false;
     fold_ = fold_for(lane, in_place_, direct_);
     set_rows();
@@ -303,7 +309,7 @@ void Traversal::set_rows() {
   }
   const int kernels = int(std::min(d_.outputs, ptrdiff_t(a_max)));
   // Of a layer's few taps `rows` spends most on the ends of the kernel; a bank has no ends.
-  const bool layer = d_.inputs > 1 && kernels > 2;
+  const bool layer = (d_.inputs > 1 && kernels > 2) || kernels == a_max;
   if (row_ >= 0 && rows_ >= kernels && !layer) {
     op_ = Op::rows;
   } else if (kernels > 1) {

@@ -178,12 +178,12 @@ Type weight_type(const Direct& direct) {
 }
 
 void turn(const Direct& direct, nb::handle k, nb::handle turned) {
-  const Buffer from(k, "the kernel", PyBUF_C_CONTIGUOUS);
+  const Buffer from(k, "the kernel", PyBUF_STRIDES);
   const Buffer to(turned, "turned", PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
   for (const Buffer* buffer : {&from, &to}) buffer->check_type(weight_type(direct));
   from.check_shape(direct.spec.kernel);
   to.check_shape({direct.turned_elements()});
-  direct.turn(from.data(), to.array().data);
+  direct.turn(from.array(), to.array().data);
 }
 
 bool interrupted() {
@@ -194,26 +194,31 @@ bool interrupted() {
 void run(const Direct& direct, nb::handle x, nb::handle k, nb::handle out, int workers,
          ptrdiff_t max_memory, nb::handle turned) {
   const Buffer from(x, "x", PyBUF_STRIDES);
-  const Buffer weights(k, "the kernel", PyBUF_C_CONTIGUOUS);
   const Buffer to(out, "out", PyBUF_STRIDES | PyBUF_WRITABLE);
   from.check_type(direct.spec.x_type);
   from.check_shape(direct.x_shape());
-  weights.check_type(weight_type(direct));
-  weights.check_shape(direct.spec.kernel);
-  std::optional<Buffer> turned_weights;
-  if (!turned.is_none()) {
+  to.check_type(direct.spec.y_type);
+  to.check_shape(direct.y_shape());
+  std::optional<Buffer> plain_weights, turned_weights;
+  Weights weights = {};
+  if (!k.is_none()) {
+    plain_weights.emplace(k, "the kernel", PyBUF_C_CONTIGUOUS);
+    plain_weights->check_type(weight_type(direct));
+    plain_weights->check_shape(direct.spec.kernel);
+    weights.plain = plain_weights->data();
+  }
+  if (!turned.is_none() && direct.turned() != Op::plain) {
     turned_weights.emplace(turned, "turned", PyBUF_C_CONTIGUOUS);
     turned_weights->check_type(weight_type(direct));
     turned_weights->check_shape({direct.turned_elements()});
+    weights.turned = turned_weights->data();
   }
-  to.check_type(direct.spec.y_type);
-  to.check_shape(direct.y_shape());
+  if (!weights.plain && !weights.turned) throw nb::value_error("run needs a kernel");
   bool completed;
   {
     const nb::gil_scoped_release released;
-    completed = direct.run(
-        from.array(), {weights.data(), turned_weights ? turned_weights->data() : nullptr},
-        to.array(), workers, size_t(max_memory < 0 ? 0 : max_memory), interrupted);
+    completed = direct.run(from.array(), weights, to.array(), workers,
+                           size_t(max_memory < 0 ? 0 : max_memory), interrupted);
   }
   if (!completed) throw nb::python_error();
 }
@@ -291,7 +296,8 @@ NB_MODULE(_native, m) {
       .def("__init__", construct, "x_dtype"_a, "dtype"_a, "x_axes"_a, "y_axes"_a, "nspatial"_a,
            "kernel_shape"_a, "stride"_a, "dilation"_a, "pad_lo"_a, "boundary"_a, "cval"_a,
            "kernel_is_real"_a = false)
-      .def("run", run, "x"_a, "k"_a, "out"_a, "workers"_a, "max_memory"_a, "turned"_a = nb::none())
+      .def("run", run, "x"_a, "k"_a.none(), "out"_a, "workers"_a, "max_memory"_a,
+           "turned"_a = nb::none())
       .def("turned_elements", &Direct::turned_elements)
       .def("turn", turn, "k"_a, "turned"_a)
       .def("scratch", &Direct::scratch, "workers"_a)

@@ -32,6 +32,9 @@ class Traversal {
  public:
   // Scratch of one worker, unless a single output needs more: half of a small second-level cache.
   static constexpr ptrdiff_t block_bytes = 256 * 1024;
+  // Where lanes are kernels or groups, some of which are used at a time.
+  static constexpr ptrdiff_t turned_bytes = 1024 * 1024;
+  static constexpr ptrdiff_t line_bytes = 64, alias_bytes = 512;  // of a cache
 
   Traversal(const Direct& direct, Array x, Weights w, Array y, int workers, size_t max_memory);
   bool run(bool (*interrupted)());
@@ -103,7 +106,7 @@ class Traversal {
   const Direct& d_;
   const Op turned_ = Op::plain;  // which weights there are beside the plain ones
   Array x_, y_;
-  const char *w_, *turned_w_ = nullptr;
+  const char *w_ = nullptr, *turned_w_ = nullptr;
   int workers_;
 
   Loop loops_[max_loops];
