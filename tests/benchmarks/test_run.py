@@ -143,7 +143,7 @@ def test_cases_are_valid_problems_with_names_of_their_own(suite):
     assert quick
 
 
-def test_seed_is_the_published_table():
+def test_seed_is_the_table_of_the_question():
     cells = {(c.x[c.layout.index("H")], c.x[c.layout.index("N")], c.k[0]) for c in cases("seed")}
     assert cells == {(100, 50, 11), (1000, 50, 11), (100, 5, 11), (100, 500, 11), (100, 50, 5),
                      (100, 50, 31)}  # fmt: skip

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .published import METHODS, PUBLISHED, SOURCE
 from .results import Record, best_peer, by_case, family, median, named, of_kind
 from .targets import predictions, verdicts
 
@@ -84,14 +83,15 @@ def _skipped(records: list[Record]) -> list[str]:
 
 
 def seed_table(records: list[Record]) -> str:
-    """The seed's table: milliseconds today, the best peer's, and what was published as ratios."""
-    head = ["S, N, K", "layout", "dtype", *(f"`{m}`" for m in METHODS), "best peer",
+    """The seed's table: milliseconds of its three calls, of the best peer and of xconv."""
+    calls = ("signal.convolve", "signal.fftconvolve", "ndimage.convolve")
+    head = ["S, N, K", "layout", "dtype", *(f"`{m}`" for m in calls), "best peer",
             "xconv", "best peer / xconv"]  # fmt: skip
     rows = []
     for group in by_case(of_kind(records, "result", "seed")):
         case = group[0]["case"]
         mine, peer = named(group, "xconv"), best_peer(group)
-        today = [_cell(named(group, f"scipy.{m}"), group, f"scipy.{m}") for m in METHODS]
+        today = [_cell(named(group, f"scipy.{m}"), group, f"scipy.{m}") for m in calls]
         sizes = dict(zip(case["layout"], case["x"], strict=True))
         rows.append(
             [f"{sizes['H']}, {sizes['N']}, {case['k'][0]}", case["layout"], case["dtype"], *today,
@@ -99,36 +99,7 @@ def seed_table(records: list[Record]) -> str:
              f"**{milliseconds(mine)}**" if mine else "failed",
              f"{median(peer) / median(mine):.2f}" if peer and mine else ""]
         )  # fmt: skip
-    text = "Milliseconds, medians.\n\n" + _table(head, rows)
-    return text + ("\n\n" + _published(records) if PUBLISHED else "")
-
-
-def _published(records: list[Record]) -> str:
-    """Ratios to ndimage.convolve, published and today (HWN, float64)."""
-    rows = []
-    for group in by_case(of_kind(records, "result", "seed")):
-        case = group[0]["case"]
-        base = named(group, "scipy.ndimage.convolve")
-        key = (case["x"][0], case["x"][-1], case["k"][0])
-        if (
-            case["layout"] != "HWN"
-            or case["dtype"] != "float64"
-            or key not in PUBLISHED
-            or not base
-        ):
-            continue
-        then = [t / PUBLISHED[key][2] for t in PUBLISHED[key]]
-        now = [
-            f"{median(r) / median(base):.2g}" if (r := named(group, name)) else "-"
-            for name in (*(f"scipy.{m}" for m in METHODS), "xconv")
-        ]
-        rows.append([", ".join(map(str, key)), *(f"{t:.2g}" for t in then), *now])
-    head = ["S, N, K", *(f"`{m}` 2016" for m in METHODS), *(f"`{m}` today" for m in METHODS),
-            "xconv today"]  # fmt: skip
-    return (
-        "Times relative to `ndimage.convolve`: published in 2016 and measured today, "
-        f"{SOURCE}\n\n" + _table(head, rows)
-    )
+    return "Milliseconds, medians.\n\n" + _table(head, rows)
 
 
 def losses(records: list[Record], most: int = 1000) -> str:
