@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from xconv.bench import plots, report, results, tables, targets
+from xconv.bench import plots, report, tables, targets
 from xconv.bench.cases import cases
 
 CHROMIUM = next(
@@ -227,11 +227,3 @@ def test_crossover_needs_a_crossing():
     assert 3 < plots.crossover(rising, flat) < 9
     assert plots.crossover(flat, rising) is None
     assert plots.crossover([], flat) is None
-
-
-def test_records_survive_the_file(records, tmp_path):
-    path = tmp_path / "results.jsonl"
-    results.save(path, records)
-    loaded = results.load(path)
-    assert loaded == json.loads(json.dumps(records))
-    assert tables.markdown(loaded) == tables.markdown(records)

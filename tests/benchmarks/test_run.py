@@ -123,12 +123,23 @@ def test_nan_that_spreads_is_wrong():
     assert right.disagreement(np.full(x.shape, np.nan, np.float32)) != ""
 
 
-def test_slow_peers_are_skipped_with_the_reason(monkeypatch):
-    case = dataclasses.replace(SMALL[0], forced=False, plan=False)
+@pytest.mark.parametrize(("suite", "status"), [("test", "skipped"), ("seed", "ok")])
+def test_slow_peers_are_skipped_but_not_in_the_first_table(suite, status):
+    case = dataclasses.replace(SMALL[0], suite=suite, forced=False, plan=False)
     records = run.run_case(case, 1, BUDGET, {"scipy.ndimage.convolve": 1.0})
     (slow,) = [r for r in records if r["contender"] == "scipy.ndimage.convolve"]
-    assert slow["status"] == "skipped"
-    assert "would take" in slow["reason"]
+    assert slow["status"] == status
+    assert ("would take" in slow.get("reason", "")) == (status == "skipped")
+
+
+def test_taps_make_no_peer_hopeless_that_uses_transforms():
+    case = dataclasses.replace(SMALL[0], forced=False, plan=False)
+    outputs = 16 * 15 * 4
+    names = ("scipy.signal.fftconvolve", "scipy.ndimage.convolve")
+    cost = 3 * BUDGET.patience / (outputs * 2 * 15)  # by operation; by output it is little
+    records = run.run_case(case, 1, BUDGET, dict.fromkeys(names, cost))
+    statuses = {r["contender"]: r["status"] for r in records}
+    assert [statuses[name] for name in names] == ["ok", "skipped"]
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .results import Record, best_peer, by_case, family, median, named, of_kind
+from .results import Record, best_peer, by_case, family, median, named, of_kind, suites
 from .targets import predictions, verdicts
 
 __all__ = [
@@ -34,12 +34,10 @@ def markdown(records: list[Record]) -> str:
 def summary(records: list[Record], folder: str) -> str:
     """The README's section: the machine, the first table, and where xconv loses."""
     met = [target.met(value) for target, value in verdicts(records)]
-    suites = dict.fromkeys(r["case"]["suite"] for r in records if "case" in r)
     return "\n\n".join([
         "## Benchmarks",
-        f"Made by `xconv bench` (suites {', '.join(suites)}); every figure, with spread, scratch "
-        "memory and error, "
-        f"is in [{folder}]({folder}/results.md), as a page with plots in "
+        f"Made by `xconv bench` (suites {', '.join(suites(records))}); every figure, with spread, "
+        f"scratch memory and error, is in [{folder}]({folder}/results.md), as a page with plots in "
         f"[results.html]({folder}/results.html). Run it on your own machine: `xconv bench`.",
         machine(records),
         seed_table(records),
@@ -51,10 +49,10 @@ def summary(records: list[Record], folder: str) -> str:
 
 
 def machine(records: list[Record]) -> str:
-    """The machine and its limits, one line each."""
+    """The machine, its runs and its limits, one line each."""
+    runs = of_kind(records, "machine")
     lines = []
-    for m in of_kind(records, "machine"):
-        native = f"compiled for {m['native']}" if m["native"] else "not compiled"
+    for m in runs[:1]:
         memory = f"{m['memory'] / 2**30:.0f} GiB" if m["memory"] else "memory unknown"
         virtual = ", virtual machine" if m["virtual"] else ""
         versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
@@ -63,12 +61,18 @@ def machine(records: list[Record]) -> str:
             f"- {m['cpu']} (family/model/stepping {m['cpu_family']}{virtual}), {m['cpus']} CPUs, "
             f"{m['workers']} threads for every library, {', '.join(m['caches'])}, {memory}",
             f"- {m['system']}, instructions {' '.join(m['instructions'])}, "
-            f"clock {m['mhz'] or 'unknown'} MHz, governor {m['governor'] or 'not readable'}, "
-            f"load at the start {m['load'][0]:.2f}" if m["load"] else f"- {m['system']}",
+            f"governor {m['governor'] or 'not readable'}",
             f"- Python {m['python']}, {versions}",
-            f"- xconv {m['xconv']} ({m['commit'] or 'installed'}), {native}; {m['date']}",
             "- GPU: " + (", ".join(card.values()) if card else "none, so nothing was run on one"),
         ]  # fmt: skip
+    for m in runs:
+        native = f"compiled for {m['native']}" if m["native"] else "not compiled"
+        load = f", load at the start {m['load'][0]:.2f}" if m["load"] else ""
+        which = f"suites {', '.join(m['suites'])}: " if "suites" in m else ""
+        lines.append(
+            f"- {which}xconv {m['xconv']} ({m['commit'] or 'installed'}), {native}; {m['date']}, "
+            f"clock {m['mhz'] or 'unknown'} MHz{load}"
+        )
     for r in of_kind(records, "roofline"):
         flops = ", ".join(f"{f / 1e9:.0f} GFLOP/s {name}" for name, f in r["flops"].items())
         lines.append(
