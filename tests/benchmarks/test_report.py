@@ -177,6 +177,17 @@ def test_a_failure_of_ours_is_a_loss(make):
     assert "MemoryError: no" in tables.losses([failed, make(case, "torch conv2d", 1.0)])
 
 
+def test_refusals_are_told_with_the_reason(make):
+    first, second = cases("seed")[:2]
+    no = {"status": "refused", "reason": "has no stride"}
+    records = [make(first, "xconv", 1.0), make(first, "cv2.filter2D", 1.0) | no,
+               make(second, "cv2.filter2D", 1.0) | no]  # fmt: skip
+    ((_, told),) = tables.suite_tables(records)
+    assert "| cv2.filter2D | has no stride | 2 |" in told
+    ((_, told),) = tables.suite_tables(records[:1])
+    assert "Refused" not in told
+
+
 def test_targets_judge(make, records):
     case = cases("seed")[0]
     verdicts = {

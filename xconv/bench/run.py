@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -52,6 +53,9 @@ def run_case(
     output where taps cost little: a peer that would be far over the budget's patience even so is
     skipped, but not in the first table.
     """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()  # what is there by now need not be searched again at each contender's scratch
     x, k = arrays(case)
     race = Race(case, x, k, workers, budget, {} if least_cost is None else least_cost)
     configure(workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -182,7 +183,14 @@ def suite_tables(records: list[Record]) -> Iterable[tuple[str, str]]:
             for r in [*right, *others]:
                 rows.append([f"`{r['case']['name']}`", str(r["workers"]), r["contender"],
                              *_figures(r, limits[0] if limits else None)])  # fmt: skip
-        yield suite, _table(head, rows)
+        yield suite, _table(head, rows) + _refused(of_kind(records, "result", suite))
+
+
+def _refused(group: list[Record]) -> str:
+    """Who refused how many of a suite's cases, and why."""
+    counts = Counter((r["contender"], r["reason"]) for r in group if r["status"] == "refused")
+    rows = [[name, reason, str(count)] for (name, reason), count in counts.items()]
+    return "\n\nRefused:\n\n" + _table(["contender", "reason", "cases"], rows) if rows else ""
 
 
 def _figures(r: Record, limit: Record | None) -> list[str]:
