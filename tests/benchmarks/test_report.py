@@ -161,11 +161,12 @@ def test_a_run_without_results_is_still_a_report(records):
 
 
 def test_losses_are_told_frankly(make):
-    slow, fast = cases("seed")[:2]
+    slow, fast, layer = *cases("seed")[:2], cases("cnn")[0]
     records = [make(slow, "xconv", 3.0), make(slow, "torch conv2d", 1.0),
-               make(fast, "xconv", 1.0), make(fast, "torch conv2d", 3.0)]  # fmt: skip
+               make(fast, "xconv", 1.0), make(fast, "torch conv2d", 3.0),
+               make(layer, "xconv", 1.0), make(layer, "torch conv2d", 2.0)]  # fmt: skip
     told = tables.losses(records)
-    assert "In 1 of the 2 cases" in told
+    assert "In 1 of the 3 cases run (seed 1 of 2, cnn 0 of 1)" in told
     assert slow.name in told
     assert fast.name not in told
     assert "3.00" in told

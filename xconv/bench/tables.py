@@ -109,23 +109,23 @@ def seed_table(records: list[Record]) -> str:
 
 def losses(records: list[Record], most: int = 1000) -> str:
     """Cases in which a peer is faster than xconv, or gives what xconv cannot, worst first."""
-    lost, compared = [], 0
+    lost: list[tuple[float, list[Record], str, Record]] = []
+    compared: Counter[str] = Counter()
     for group in by_case(r for r in records if r.get("case", {}).get("suite") != "busy"):
         mine, peer = named(group, "xconv"), best_peer(group)
         if not peer:
             continue
-        compared += 1
+        compared[group[0]["case"]["suite"]] += 1
         if not mine:
             failed = next(r for r in group if r["contender"] == "xconv")
-            lost.append(
-                (float("inf"), group, f"xconv {failed['status']}: {failed['reason']}", peer)
-            )
+            reason = f"xconv {failed['status']}: {failed['reason']}"
+            lost.append((float("inf"), group, reason, peer))
         elif median(mine) > median(peer):
             lost.append((median(mine) / median(peer), group, milliseconds(mine), peer))
     if not compared:
         return "No case was run against a peer."
     if not lost:
-        return f"In none of the {compared} cases run: xconv was the fastest in each."
+        return f"In none of the {compared.total()} cases run: xconv was the fastest in each."
     rows = [
         [f"`{group[0]['case']['name']}`", str(group[0]["workers"]), mine,
          f"{milliseconds(peer)} {peer['contender']}", f"{ratio:.2f}"]
@@ -133,7 +133,12 @@ def losses(records: list[Record], most: int = 1000) -> str:
     ]  # fmt: skip
     head = ["case", "threads", "xconv ms", "fastest peer ms", "xconv / peer"]
     which = "the worst first" if len(lost) <= most else f"the {most} worst"
-    return f"In {len(lost)} of the {compared} cases run, {which}:\n\n" + _table(head, rows)
+    by_suite = Counter(group[0]["case"]["suite"] for _, group, _, _ in lost)
+    each = ", ".join(f"{name} {by_suite[name]} of {count}" for name, count in compared.items())
+    return (
+        f"In {len(lost)} of the {compared.total()} cases run ({each}), {which}:\n\n"
+        + _table(head, rows)
+    )  # fmt: skip
 
 
 def targets(records: list[Record]) -> str:
