@@ -115,6 +115,12 @@ def test_the_minority_is_wrong(monkeypatch):
     assert statuses(damaged, honest, honest) == ["wrong", "ok", "ok"]
 
 
+def test_one_image_is_huge():
+    case = Case("test", (20, 17, 4), (5, 3), "HWN", "HW", values="huge")
+    peaks = np.abs(arrays(case)[0]).max(axis=(0, 1))
+    assert peaks[0] > 1e9 * peaks[1:].max()
+
+
 def test_nan_that_spreads_is_wrong():
     case = Case("test", (2, 64, 64), (9, 9), "NHW", "HW", values="nan", mode="same")
     x, k = arrays(case)

@@ -111,7 +111,7 @@ def arrays(case: Case) -> tuple[Array, Array]:
     elif case.values == "nan":
         x[(0, *(s // 2 for s in x.shape[1:]))] = np.nan
     elif case.values == "huge":
-        x[(0,) * x.ndim] *= 1e12
+        x[tuple(0 if a == "N" else slice(None) for a in case.layout)] *= 1e12
     elif case.values == "negative":
         x = x[tuple(slice(None, None, -1) for _ in x.shape)]
     elif case.values == "fortran":
