@@ -144,7 +144,7 @@ def _seed() -> list[Case]:
     return [
         _batch(
             "seed", s, n, k, layout, dtype=dtype, forced=True,
-            quick=s == 100 and n < 500 and dtype == "float32" and (layout == "HWN" or n == 50),
+            quick=s == 100 and n < 500 and (layout == "HWN" or n == 50),
         )
         for s, n, k in SEED
         for dtype in ("float32", "float64")
