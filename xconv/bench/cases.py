@@ -255,7 +255,7 @@ def _overhead() -> list[Case]:
 
 
 def _threads() -> list[Case]:
-    """Timed with one worker, two, and so on to all."""
+    """Timed with one worker, two, four and so on, and all."""
     return [
         _batch("threads", 256, 32, 11, "NHW", mode="same", series="threads, K = 11", quick=True),
         _batch("threads", 512, 32, 3, "NHW", mode="same", series="threads, K = 3"),

@@ -55,8 +55,16 @@ def steps(names: list[str], workers: int, quick: bool) -> Iterator[Step]:
             if name == "busy":
                 yield Step(name, case.name, partial(run_busy, case, workers, budget))
                 continue
-            for threads in range(1, workers + 1) if name == "threads" else (workers,):
+            for threads in thread_counts(workers) if name == "threads" else (workers,):
                 yield Step(name, case.name, partial(run_case, case, threads, budget, cost))
+
+
+def thread_counts(workers: int) -> list[int]:
+    """
+    >>> thread_counts(12)
+    [1, 2, 4, 8, 12]
+    """
+    return sorted({min(1 << i, workers) for i in range(workers.bit_length() + 1)})
 
 
 def run(
