@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import xconv
-from xconv.bench import run
+from xconv.bench import run, suites
 from xconv.bench.cases import SUITES, Case, arrays, cases
 from xconv.bench.check import Reference
 from xconv.bench.contender import Contender
@@ -172,6 +173,17 @@ def test_steps_count_every_suite():
     assert {step.suite for step in found} == set(NAMES)
     assert sum(step.suite == "regret" for step in found) >= 300
     assert sum(step.suite == "threads" for step in found) == 2 * len(cases("threads"))
+
+
+def test_a_quick_run_gives_every_suite_the_same_time(monkeypatch):
+    now, order = 0.0, []
+    monkeypatch.setattr(suites, "time", SimpleNamespace(monotonic=lambda: now))
+    todo = [suites.Step(name, "", list) for name, count in (("slow", 3), ("fast", 9))
+            for _ in range(count)]  # fmt: skip
+    for step in suites._fairly(iter(todo)):
+        order.append(step.suite)
+        now += 3.0 if step.suite == "slow" else 1.0
+    assert order == 3 * ["slow", "fast", "fast", "fast"]
 
 
 def test_random_problems_cover_what_they_claim():
