@@ -122,6 +122,14 @@ def test_one_image_is_huge():
     assert peaks[0] > 1e9 * peaks[1:].max()
 
 
+@pytest.mark.parametrize("mode", ["same", "valid"])
+def test_the_reference_computes_no_more_of_a_large_kernel(mode):
+    case = Case("test", (2, 300, 300), (127, 127), "NHW", "HW", mode=mode)
+    pad = 63 if mode == "same" else 0
+    corners = Reference(case, *arrays(case), ((pad, pad), (pad, pad))).corners
+    assert [c.expected.values.shape for c in corners] == 2 * [(2, 24, 24)]
+
+
 def test_nan_that_spreads_is_wrong():
     case = Case("test", (2, 64, 64), (9, 9), "NHW", "HW", values="nan", mode="same")
     x, k = arrays(case)
