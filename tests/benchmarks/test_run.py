@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import xconv
-from xconv.bench import run
+from xconv.bench import run, suites
 from xconv.bench.cases import SUITES, Case, arrays, cases
 from xconv.bench.check import Reference
 from xconv.bench.contender import Contender
@@ -115,6 +116,20 @@ def test_the_minority_is_wrong(monkeypatch):
     assert statuses(damaged, honest, honest) == ["wrong", "ok", "ok"]
 
 
+def test_one_image_is_huge():
+    case = Case("test", (20, 17, 4), (5, 3), "HWN", "HW", values="huge")
+    peaks = np.abs(arrays(case)[0]).max(axis=(0, 1))
+    assert peaks[0] > 1e9 * peaks[1:].max()
+
+
+@pytest.mark.parametrize("mode", ["same", "valid"])
+def test_the_reference_computes_no_more_of_a_large_kernel(mode):
+    case = Case("test", (2, 300, 300), (127, 127), "NHW", "HW", mode=mode)
+    pad = 63 if mode == "same" else 0
+    corners = Reference(case, *arrays(case), ((pad, pad), (pad, pad))).corners
+    assert [c.expected.values.shape for c in corners] == 2 * [(2, 24, 24)]
+
+
 def test_nan_that_spreads_is_wrong():
     case = Case("test", (2, 64, 64), (9, 9), "NHW", "HW", values="nan", mode="same")
     x, k = arrays(case)
@@ -123,12 +138,23 @@ def test_nan_that_spreads_is_wrong():
     assert right.disagreement(np.full(x.shape, np.nan, np.float32)) != ""
 
 
-def test_slow_peers_are_skipped_with_the_reason(monkeypatch):
-    case = dataclasses.replace(SMALL[0], forced=False, plan=False)
+@pytest.mark.parametrize(("suite", "status"), [("test", "skipped"), ("seed", "ok")])
+def test_slow_peers_are_skipped_but_not_in_the_first_table(suite, status):
+    case = dataclasses.replace(SMALL[0], suite=suite, forced=False, plan=False)
     records = run.run_case(case, 1, BUDGET, {"scipy.ndimage.convolve": 1.0})
     (slow,) = [r for r in records if r["contender"] == "scipy.ndimage.convolve"]
-    assert slow["status"] == "skipped"
-    assert "would take" in slow["reason"]
+    assert slow["status"] == status
+    assert ("would take" in slow.get("reason", "")) == (status == "skipped")
+
+
+def test_taps_make_no_peer_hopeless_that_uses_transforms():
+    case = dataclasses.replace(SMALL[0], forced=False, plan=False)
+    outputs = 16 * 15 * 4
+    names = ("scipy.signal.fftconvolve", "scipy.ndimage.convolve")
+    cost = 3 * BUDGET.patience / (outputs * 2 * 15)  # by operation; by output it is little
+    records = run.run_case(case, 1, BUDGET, dict.fromkeys(names, cost))
+    statuses = {r["contender"]: r["status"] for r in records}
+    assert [statuses[name] for name in names] == ["ok", "skipped"]
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -143,7 +169,7 @@ def test_cases_are_valid_problems_with_names_of_their_own(suite):
     assert quick
 
 
-def test_seed_is_the_published_table():
+def test_seed_is_the_table_of_the_question():
     cells = {(c.x[c.layout.index("H")], c.x[c.layout.index("N")], c.k[0]) for c in cases("seed")}
     assert cells == {(100, 50, 11), (1000, 50, 11), (100, 5, 11), (100, 500, 11), (100, 50, 5),
                      (100, 50, 31)}  # fmt: skip
@@ -155,6 +181,17 @@ def test_steps_count_every_suite():
     assert {step.suite for step in found} == set(NAMES)
     assert sum(step.suite == "regret" for step in found) >= 300
     assert sum(step.suite == "threads" for step in found) == 2 * len(cases("threads"))
+
+
+def test_a_quick_run_gives_every_suite_the_same_time(monkeypatch):
+    now, order = 0.0, []
+    monkeypatch.setattr(suites, "time", SimpleNamespace(monotonic=lambda: now))
+    todo = [suites.Step(name, "", list) for name, count in (("slow", 3), ("fast", 9))
+            for _ in range(count)]  # fmt: skip
+    for step in suites._fairly(iter(todo)):
+        order.append(step.suite)
+        now += 3.0 if step.suite == "slow" else 1.0
+    assert order == 3 * ["slow", "fast", "fast", "fast"]
 
 
 def test_random_problems_cover_what_they_claim():

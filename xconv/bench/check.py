@@ -96,8 +96,10 @@ def _corners(
         pads = []
         for letter, (low, high) in zip(case.spatial, padding, strict=True):
             size = case.x[case.layout.index(letter)]
-            length = taps[letter] + (side - 1) * case.stride
-            if length >= size or case.boundary == "wrap" or max(low, high) >= length:
+            # What the first or last `side` windows hold, and what a border repeats.
+            length = taps[letter] + (side - 1) * case.stride - (high if far else low)
+            length = max(length, low + 1, high + 1)
+            if length >= size or case.boundary == "wrap":
                 length = size
             whole = length == size
             pads.append((low if whole or not far else 0, high if whole or far else 0))

@@ -37,6 +37,12 @@ def bench(
     workers: Annotated[
         int, typer.Option(min=0, help="Threads for every library; 0: all CPUs.")
     ] = 0,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Keep the results of other suites that the folder has from this machine."
+        ),
+    ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -50,7 +56,7 @@ def bench(
     the limit; or compare two runs."""
     if compare is not None:
         raise typer.Exit(compare_files(*compare))
-    from . import machine, suites
+    from . import machine, results, suites
 
     wanted = list(suites.NAMES) if suite == ALL else [s.strip() for s in suite.split(",")]
     unknown = [name for name in wanted if name not in suites.NAMES]
@@ -60,23 +66,37 @@ def bench(
         )
     tainted = [name for name in machine.TAINTED if name in os.environ]
     if tainted:  # a BLAS reads them as it is loaded, so only a new process is without them
-        raise typer.Exit(_again(tainted, suite, quick, output, workers))
+        raise typer.Exit(_again(tainted, suite, quick, output, workers, keep))
     output.mkdir(parents=True, exist_ok=True)
     threads = workers or machine.cpus()
+    kept = output / "results.jsonl"
+    before = results.load(kept) if keep and kept.exists() else []
+    other = results.differing(before, machine.fingerprint(threads))
+    if other:
+        raise typer.BadParameter(
+            f"{kept} is from another machine ({'; '.join(other)}); name another folder, "
+            "or leave --keep out to replace it",
+            param_hint="--keep",
+        )
     total = sum(1 for _ in suites.steps(wanted, threads, quick))
     records: list[dict[str, Any]] = []
     try:
         for record in _shown(wanted, threads, quick, total):
             records.append(record)
     finally:  # an interrupted run keeps what it has measured
+        if before:
+            records = results.merged(before, records)
         for path in write(records, output):
             typer.echo(path)
 
 
-def _again(tainted: list[str], suite: str, quick: bool, output: Path, workers: int) -> int:
+def _again(
+    tainted: list[str], suite: str, quick: bool, output: Path, workers: int, keep: bool
+) -> int:
     clean = {name: value for name, value in os.environ.items() if name not in tainted}
     command = [sys.executable, "-m", "xconv.bench", "--suite", suite, "-o", str(output)]
     command += ["--workers", str(workers), *(["--quick"] if quick else [])]
+    command += ["--keep"] if keep else []
     return subprocess.run(command, env=clean).returncode
 
 

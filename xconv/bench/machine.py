@@ -178,12 +178,18 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that xconv is run from; None for an installed package."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    """The last commit that changed the package, in the checkout that it is run from; None for an
+    installed package."""
+    package = Path(__file__).parents[1]
+    if not (package.parent / ".git").exists():
         return None
-    try:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words, "--", "."]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = "-dirty" if git("status", "--porcelain") else ""
+        return git("log", "-1", "--format=%h", "--abbrev=12") + changed
     except (OSError, subprocess.SubprocessError):
         return None

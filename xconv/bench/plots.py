@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from .published import METHODS, PUBLISHED
 from .results import Record, by_case, families, median, named, of_kind
 from .targets import predictions
 
@@ -89,58 +88,58 @@ def _style(name: str) -> dict[str, Any]:
 
 
 def seed_ratios(records: list[Record]) -> str | None:
-    """Times of the first table's methods over that of ndimage.convolve, then and now."""
+    """Times of the first table's three calls, and of xconv, over that of ndimage.convolve."""
+    base = "scipy.ndimage.convolve"
     cells = []
     for group in by_case(of_kind(records, "result", "seed")):
-        case = group[0]["case"]
-        if (case["layout"], case["dtype"]) == ("HWN", "float64"):  # as it was published
-            cells.append((case, {r["contender"]: r for r in group if r["status"] == "ok"}))
-    wanted = [f"scipy.{m}" for m in METHODS] + ["xconv"]
-    cells = [(c, f) for c, f in cells if "scipy.ndimage.convolve" in f]
+        found = {r["contender"]: median(r) for r in group if r["status"] == "ok"}
+        if group[0]["case"]["layout"] == "HWN" and base in found:  # the question's layout
+            cells.append((group[0]["case"], {name: t / found[base] for name, t in found.items()}))
+    shades = {
+        "scipy.signal.convolve": "SciPy convolve",
+        "scipy.signal.fftconvolve": "SciPy fftconvolve",
+        base: "SciPy ndimage",
+        "xconv": "xconv",
+    }
     if not cells:
         return None
-    with _figure(1.6 + 0.34 * len(cells)) as (_, axes, drawn):
-        for name in wanted:
-            points = [
-                (i, median(found[name]) / median(found["scipy.ndimage.convolve"]))
-                for i, (_, found) in enumerate(cells)
-                if name in found
-            ]
+    with _figure(1.6 + 0.21 * len(cells)) as (_, axes, drawn):
+        for name, shade in shades.items():
+            points = [(found[name], i) for i, (_, found) in enumerate(cells) if name in found]
             if points:
-                y, x = zip(*points, strict=True)
-                label = name.removeprefix("scipy.") + (" today" if PUBLISHED else "")
-                axes.scatter(x, y, s=38, label=label, zorder=4, color=_shade(name))
-        for j, name in enumerate(METHODS if PUBLISHED else ()):
-            points = [
-                (i, PUBLISHED[key][j] / PUBLISHED[key][2])
-                for i, (case, _) in enumerate(cells)
-                if (key := (max(case["x"][0], case["x"][1]), case["x"][-1], case["k"][0]))
-                in PUBLISHED
-            ]
-            if points:
-                y, x = zip(*points, strict=True)
-                axes.scatter(x, y, s=46, marker="x", label=f"{name} in 2016",
-                             color=_shade(f"scipy.{name}"))  # fmt: skip
-        axes.set_yticks(range(len(cells)), [_cell(case) for case, _ in cells])
-        axes.tick_params(axis="y", labelsize=8)
-        axes.invert_yaxis()
-        axes.set_xscale("log")
+                axes.scatter(*zip(*points, strict=True), s=34, label=name.removeprefix("scipy."),
+                             zorder=4, color=COLOURS[shade])  # fmt: skip
+        _rows(axes, [case for case, _ in cells])
         axes.set_xlabel("time / time of ndimage.convolve", fontsize=9)
     return drawn[0]
-
-
-def _shade(contender: str) -> str:
-    return {
-        "scipy.signal.convolve": COLOURS["SciPy convolve"],
-        "scipy.signal.fftconvolve": COLOURS["SciPy fftconvolve"],
-        "scipy.ndimage.convolve": COLOURS["SciPy ndimage"],
-    }.get(contender, COLOURS["xconv"])
 
 
 def _cell(case: Record) -> str:
     sizes = dict(zip(case["layout"], case["x"], strict=True))
     kind = {"float32": "f32", "float64": "f64"}.get(case["dtype"], case["dtype"])
     return f"{sizes['H']}, {sizes['N']}, {case['k'][0]} {case['layout']} {kind}"
+
+
+def _rows(axes: Any, cases: list[Record]) -> None:
+    """One row for each case of the first table, from the top, over a logarithmic abscissa."""
+    axes.set_yticks(range(len(cases)), [_cell(case) for case in cases])
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    _logarithmic(axes, "x")
+
+
+def _logarithmic(axes: Any, *names: str) -> None:
+    """Logarithmic scales for "x" or "y", with plain numbers, as many as there is room for."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
+        low, high = axis.get_view_interval()
+        subs = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=subs))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def seed_lead(records: list[Record]) -> str | None:
@@ -161,10 +160,7 @@ def seed_lead(records: list[Record]) -> str | None:
                 y, x = zip(*points, strict=True)
                 axes.scatter(x, y, s=26, label=name, color=COLOURS[name], zorder=4)
         axes.axvline(1, color=COLOURS["xconv"], linewidth=1.6)
-        axes.set_yticks(range(len(rows)), [_cell(case) for case, _, _ in rows])
-        axes.tick_params(axis="y", labelsize=8)
-        axes.invert_yaxis()
-        axes.set_xscale("log")
+        _rows(axes, [case for case, _, _ in rows])
         axes.set_xlabel("time / xconv's: right of the line xconv is faster", fontsize=9)
     return drawn[0]
 
@@ -207,10 +203,10 @@ def _lines(records: list[Record], series: str, abscissa: str) -> str | None:
             axes.annotate(f"fft from {crossing:.0f}", (crossing, 0.02), fontsize=8.5, rotation=90,
                           xycoords=("data", "axes fraction"), ha="right")  # fmt: skip
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        _logarithmic(axes, "y")
         ticks = sorted({x for points in curves.values() for x, _ in points})
         ticks = ticks[:: max(1, len(ticks) // 7)]
-        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.set_xticks(ticks, [f"{t:,g}" for t in ticks])
         axes.minorticks_off()
         axes.set_xlabel(abscissa, fontsize=9)
         axes.set_ylabel("milliseconds", fontsize=9)
@@ -220,12 +216,13 @@ def _lines(records: list[Record], series: str, abscissa: str) -> str | None:
 def roofline(records: list[Record]) -> str | None:
     """Flop/s of the direct method against flops per byte, under the machine's limits."""
     limits = of_kind(records, "roofline")
+    # Small kernels, for which the other methods are not timed, are direct by "auto" too.
+    direct = {"seed": "xconv direct", "kernels": "xconv direct", "layouts": "xconv", "cnn": "xconv"}
     points = [
         (r["flops"] / r["bytes"], r["flops"] / median(r), r["case"]["dtype"])
         for r in of_kind(records, "result")
         if r["status"] == "ok" and r["case"]["dtype"] in ("float32", "float64")
-        and r["case"]["suite"] in ("seed", "layouts", "cnn", "kernels")
-        and r["contender"] == ("xconv direct" if r["case"]["forced"] else "xconv")
+        and r["contender"] == direct.get(r["case"]["suite"])
     ]  # fmt: skip
     if not limits or not points:
         return None
@@ -239,8 +236,7 @@ def roofline(records: list[Record]) -> str | None:
             if mine:
                 axes.scatter(*zip(*mine, strict=True), s=16, color=colour, marker=marker,
                              label=f"{dtype}, and its limit", alpha=0.75)  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        _logarithmic(axes, "x", "y")
         axes.set_xlabel("operations of the direct method per byte", fontsize=9)
         axes.set_ylabel("GFLOP/s", fontsize=9)
     return drawn[0]
@@ -252,38 +248,38 @@ def regret(records: list[Record]) -> str | None:
     if not len(found):
         return None
     with _figure() as (_, axes, drawn):
-        axes.step(np.maximum(found, 0.9), np.arange(1, len(found) + 1) / len(found) * 100,
-                  where="post", color=COLOURS["xconv"], linewidth=2)  # fmt: skip
+        ratios, shares = np.maximum(found, 0.9), np.arange(len(found) + 1) / len(found) * 100
+        axes.step([ratios[0], *ratios], shares, where="post", color=COLOURS["xconv"],
+                  linewidth=2)  # fmt: skip
         for share in (50, 99):
             axes.axhline(share, color="#adb5bd", linestyle=":", linewidth=1)
-        axes.set_xscale("log")
-        ticks = [t for t in (0.9, 1, 1.1, 1.3, 1.5, 2, 3, 5, 10, 30, 100) if t < found[-1] * 1.3]
-        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        axes.minorticks_off()
+        _logarithmic(axes, "x")
+        if ratios[-1] < 4:
+            ticks = [t for t in (0.9, 1, 1.1, 1.3, 1.5, 2, 3) if t < ratios[-1] * 1.1]
+            axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes.set_xlabel("time of auto / time of the best method", fontsize=9)
         axes.set_ylabel(f"% of {len(found)} random problems", fontsize=9)
     return drawn[0]
 
 
 def prediction(records: list[Record]) -> str | None:
-    """Predicted against measured seconds of every method that was timed."""
+    """Predicted against measured milliseconds of every method that was timed."""
     found = predictions(records)
     if not found:
         return None
     with _figure() as (_, axes, drawn):
         for name in dict.fromkeys(p.method for p in found):
-            points = [(p.measured, p.predicted) for p in found if p.method == name]
+            points = [(p.measured * 1e3, p.predicted * 1e3) for p in found if p.method == name]
             axes.scatter(*zip(*points, strict=True), s=12, alpha=0.7, label=name,
                          color=COLOURS[f"xconv {name}"])  # fmt: skip
-        every = [s for p in found for s in (p.measured, p.predicted)]
+        every = [s * 1e3 for p in found for s in (p.measured, p.predicted)]
         ends = np.array([min(every), max(every)])
         axes.plot(ends, ends, color="#212529", linewidth=1)
         for factor in (0.5, 2):
             axes.plot(ends, ends * factor, color="#adb5bd", linestyle=":", linewidth=1)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("measured seconds", fontsize=9)
-        axes.set_ylabel("predicted seconds", fontsize=9)
+        _logarithmic(axes, "x", "y")
+        axes.set_xlabel("measured milliseconds", fontsize=9)
+        axes.set_ylabel("predicted milliseconds", fontsize=9)
     return drawn[0]
 
 
@@ -293,8 +289,8 @@ def _series(series: str, abscissa: str) -> Plot:
 
 PLOTS: dict[str, tuple[str, str, Plot]] = {
     "seed": (
-        "The first table, then and now",
-        "Image size, number of images, kernel size; images in the last axis, float64.",
+        "The three calls of the first table",
+        "Image size, number of images, kernel size; images in the last axis.",
         seed_ratios,
     ),
     "lead": (
@@ -332,6 +328,11 @@ PLOTS: dict[str, tuple[str, str, Plot]] = {
         "32 images of 512 x 512, 3 x 3 kernel, float32.",
         _series("threads, K = 3", "threads"),
     ),
+    "threads63": (
+        "Threads, large kernel",
+        "16 images of 512 x 512, 63 x 63 kernel, float32.",
+        _series("threads, K = 63", "threads"),
+    ),
     "roofline": (
         "How far from what the hardware can do",
         "Each point is a case; lines are the measured limits of memory and arithmetic.",
@@ -344,7 +345,7 @@ PLOTS: dict[str, tuple[str, str, Plot]] = {
     ),
     "prediction": (
         "Does the planner know what it costs?",
-        "Predicted against measured seconds; dotted lines are a factor of 2.",
+        "Predicted against measured times; dotted lines are a factor of 2.",
         prediction,
     ),
     "gpu": (

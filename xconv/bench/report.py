@@ -86,8 +86,8 @@ def _table(lines: list[str]) -> str:
 
 
 def _cell(cell: str) -> str:
-    wide = ' class="wide"' if len(cell) > 60 and not cell.startswith("`") else ""
-    return f"<td{wide}>{_inline(cell)}</td>"
+    long = ' class="long"' if len(cell) > 24 else ""
+    return f"<td{long}>{_inline(cell)}</td>"
 
 
 def _inline(text: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from .cases import Case
 
 __all__ = [
-    "Record", "best_peer", "by_case", "families", "family", "load", "median", "named",
-    "of_kind", "save",
+    "Record", "best_peer", "by_case", "differing", "families", "family", "load", "median",
+    "merged", "named", "of_kind", "save", "suites",
 ]  # fmt: skip
 
 Record = dict[str, Any]
@@ -53,6 +53,51 @@ def load(path: Path) -> list[Record]:
     if not records:
         raise ValueError(f"{path} is empty; pass a .jsonl file that xconv bench wrote")
     return records
+
+
+SAME = ("system", "cpu", "cpu_family", "cpus", "workers", "python", "packages", "native")
+"""What runs must have in common if their results are to stand in one file."""
+
+
+def differing(before: Iterable[Record], machine: Record) -> list[str]:
+    """In what the machine of earlier records is another one, in words."""
+    found = []
+    for m in of_kind(before, "machine"):
+        old, new = ({n: r[n] for n in SAME} | {"gpu": (r["gpu"] or {}).get("name")}
+                    for r in (m, machine))  # fmt: skip
+        found += [f"{n} was {old[n]}, is {new[n]}" for n in old if old[n] != new[n]]
+    return found
+
+
+def merged(before: list[Record], after: list[Record]) -> list[Record]:
+    """Two runs on one machine as one: suites of the later run replace those of the earlier.
+
+    The machine's records say which suites are of which run; of the limits the highest count.
+    """
+    new = {_suite(r) for r in after} - {""}
+    machines = [
+        m | {"suites": [s for s in m.get("suites", suites(before)) if s not in new]}
+        for m in of_kind(before, "machine")
+    ]
+    machines += [m | {"suites": suites(after)} for m in of_kind(after, "machine")]
+    machines = [m for m in machines if m["suites"]] or machines[-1:]
+    both = [r for r in before if _suite(r) not in new] + after
+    limits = of_kind(both, "roofline")
+    highest = {
+        "flops": {d: max(r["flops"][d] for r in limits) for d in limits[-1]["flops"]},
+        "copy": max(r["copy"] for r in limits),
+    }
+    return [*machines, limits[-1] | highest, *(r for r in both if _suite(r))]
+
+
+def suites(records: Iterable[Record]) -> list[str]:
+    """The suites that were run."""
+    return list(dict.fromkeys(r["case"]["suite"] for r in records if "case" in r))
+
+
+def _suite(record: Record) -> str:
+    """The suite that a record is of, be it that it was not run; "" for machine and limits."""
+    return str(record.get("suite") or record.get("case", {}).get("suite", ""))
 
 
 def of_kind(records: Iterable[Record], kind: str, suite: str | None = None) -> list[Record]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, zip_longest
+from itertools import groupby
 
 from . import gpu
 from .busy import run_busy
@@ -54,8 +55,16 @@ def steps(names: list[str], workers: int, quick: bool) -> Iterator[Step]:
             if name == "busy":
                 yield Step(name, case.name, partial(run_busy, case, workers, budget))
                 continue
-            for threads in range(1, workers + 1) if name == "threads" else (workers,):
+            for threads in thread_counts(workers) if name == "threads" else (workers,):
                 yield Step(name, case.name, partial(run_case, case, threads, budget, cost))
+
+
+def thread_counts(workers: int) -> list[int]:
+    """
+    >>> thread_counts(12)
+    [1, 2, 4, 8, 12]
+    """
+    return sorted({min(1 << i, workers) for i in range(workers.bit_length() + 1)})
 
 
 def run(
@@ -63,16 +72,14 @@ def run(
 ) -> Iterator[Record]:
     """The records of the suites named, the machine and its limits first; `tell` hears each step.
 
-    A quick run takes one step of each suite in turn; what it leaves out is a record that says so.
+    A quick run gives each suite the same time; what it leaves out is a record that says so.
     """
     begin = time.monotonic()
     yield fingerprint(workers)
     yield roofline(workers)
     left = dict.fromkeys(names, 0)
-    todo = list(steps(names, workers, quick))
-    if quick:
-        todo = [step for row in zip_longest(*_by_suite(todo)) for step in row if step]
-    for step in todo:
+    todo = steps(names, workers, quick)
+    for step in _fairly(todo) if quick else todo:
         if quick and time.monotonic() > begin + QUICK:
             left[step.suite] += 1
         else:
@@ -84,5 +91,14 @@ def run(
             yield {"kind": "skipped", "suite": name, "reason": reason}
 
 
-def _by_suite(todo: list[Step]) -> list[list[Step]]:
-    return [list(group) for _, group in groupby(todo, key=lambda step: step.suite)]
+def _fairly(todo: Iterator[Step]) -> Iterator[Step]:
+    """The steps in such an order that every suite has had about the same time."""
+    left = {name: deque(group) for name, group in groupby(todo, key=lambda step: step.suite)}
+    spent = dict.fromkeys(left, 0.0)
+    while left:
+        name = min(left, key=lambda name: spent[name])
+        begin = time.monotonic()
+        yield left[name].popleft()
+        spent[name] += time.monotonic() - begin
+        if not left[name]:
+            del left[name]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
-from .published import METHODS, PUBLISHED, SOURCE
-from .results import Record, best_peer, by_case, family, median, named, of_kind
+from .results import Record, best_peer, by_case, family, median, named, of_kind, suites
 from .targets import predictions, verdicts
 
 __all__ = [
@@ -35,12 +35,10 @@ def markdown(records: list[Record]) -> str:
 def summary(records: list[Record], folder: str) -> str:
     """The README's section: the machine, the first table, and where xconv loses."""
     met = [target.met(value) for target, value in verdicts(records)]
-    suites = dict.fromkeys(r["case"]["suite"] for r in records if "case" in r)
     return "\n\n".join([
         "## Benchmarks",
-        f"Made by `xconv bench` (suites {', '.join(suites)}); every figure, with spread, scratch "
-        "memory and error, "
-        f"is in [{folder}]({folder}/results.md), as a page with plots in "
+        f"Made by `xconv bench` (suites {', '.join(suites(records))}); every figure, with spread, "
+        f"scratch memory and error, is in [{folder}]({folder}/results.md), as a page with plots in "
         f"[results.html]({folder}/results.html). Run it on your own machine: `xconv bench`.",
         machine(records),
         seed_table(records),
@@ -52,10 +50,10 @@ def summary(records: list[Record], folder: str) -> str:
 
 
 def machine(records: list[Record]) -> str:
-    """The machine and its limits, one line each."""
+    """The machine, its runs and its limits, one line each."""
+    runs = of_kind(records, "machine")
     lines = []
-    for m in of_kind(records, "machine"):
-        native = f"compiled for {m['native']}" if m["native"] else "not compiled"
+    for m in runs[:1]:
         memory = f"{m['memory'] / 2**30:.0f} GiB" if m["memory"] else "memory unknown"
         virtual = ", virtual machine" if m["virtual"] else ""
         versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
@@ -64,12 +62,18 @@ def machine(records: list[Record]) -> str:
             f"- {m['cpu']} (family/model/stepping {m['cpu_family']}{virtual}), {m['cpus']} CPUs, "
             f"{m['workers']} threads for every library, {', '.join(m['caches'])}, {memory}",
             f"- {m['system']}, instructions {' '.join(m['instructions'])}, "
-            f"clock {m['mhz'] or 'unknown'} MHz, governor {m['governor'] or 'not readable'}, "
-            f"load at the start {m['load'][0]:.2f}" if m["load"] else f"- {m['system']}",
+            f"governor {m['governor'] or 'not readable'}",
             f"- Python {m['python']}, {versions}",
-            f"- xconv {m['xconv']} ({m['commit'] or 'installed'}), {native}; {m['date']}",
             "- GPU: " + (", ".join(card.values()) if card else "none, so nothing was run on one"),
         ]  # fmt: skip
+    for m in runs:
+        native = f"compiled for {m['native']}" if m["native"] else "not compiled"
+        load = f", load at the start {m['load'][0]:.2f}" if m["load"] else ""
+        which = f"suites {', '.join(m['suites'])}: " if "suites" in m else ""
+        lines.append(
+            f"- {which}xconv {m['xconv']} ({m['commit'] or 'installed'}), {native}; {m['date']}, "
+            f"clock {m['mhz'] or 'unknown'} MHz{load}"
+        )
     for r in of_kind(records, "roofline"):
         flops = ", ".join(f"{f / 1e9:.0f} GFLOP/s {name}" for name, f in r["flops"].items())
         lines.append(
@@ -84,14 +88,15 @@ def _skipped(records: list[Record]) -> list[str]:
 
 
 def seed_table(records: list[Record]) -> str:
-    """The seed's table: milliseconds today, the best peer's, and what was published as ratios."""
-    head = ["S, N, K", "layout", "dtype", *(f"`{m}`" for m in METHODS), "best peer",
+    """The seed's table: milliseconds of its three calls, of the best peer and of xconv."""
+    calls = ("signal.convolve", "signal.fftconvolve", "ndimage.convolve")
+    head = ["S, N, K", "layout", "dtype", *(f"`{m}`" for m in calls), "best peer",
             "xconv", "best peer / xconv"]  # fmt: skip
     rows = []
     for group in by_case(of_kind(records, "result", "seed")):
         case = group[0]["case"]
         mine, peer = named(group, "xconv"), best_peer(group)
-        today = [_cell(named(group, f"scipy.{m}"), group, f"scipy.{m}") for m in METHODS]
+        today = [_cell(named(group, f"scipy.{m}"), group, f"scipy.{m}") for m in calls]
         sizes = dict(zip(case["layout"], case["x"], strict=True))
         rows.append(
             [f"{sizes['H']}, {sizes['N']}, {case['k'][0]}", case["layout"], case["dtype"], *today,
@@ -99,57 +104,28 @@ def seed_table(records: list[Record]) -> str:
              f"**{milliseconds(mine)}**" if mine else "failed",
              f"{median(peer) / median(mine):.2f}" if peer and mine else ""]
         )  # fmt: skip
-    text = "Milliseconds, medians.\n\n" + _table(head, rows)
-    return text + ("\n\n" + _published(records) if PUBLISHED else "")
-
-
-def _published(records: list[Record]) -> str:
-    """Ratios to ndimage.convolve, published and today (HWN, float64)."""
-    rows = []
-    for group in by_case(of_kind(records, "result", "seed")):
-        case = group[0]["case"]
-        base = named(group, "scipy.ndimage.convolve")
-        key = (case["x"][0], case["x"][-1], case["k"][0])
-        if (
-            case["layout"] != "HWN"
-            or case["dtype"] != "float64"
-            or key not in PUBLISHED
-            or not base
-        ):
-            continue
-        then = [t / PUBLISHED[key][2] for t in PUBLISHED[key]]
-        now = [
-            f"{median(r) / median(base):.2g}" if (r := named(group, name)) else "-"
-            for name in (*(f"scipy.{m}" for m in METHODS), "xconv")
-        ]
-        rows.append([", ".join(map(str, key)), *(f"{t:.2g}" for t in then), *now])
-    head = ["S, N, K", *(f"`{m}` 2016" for m in METHODS), *(f"`{m}` today" for m in METHODS),
-            "xconv today"]  # fmt: skip
-    return (
-        "Times relative to `ndimage.convolve`: published in 2016 and measured today, "
-        f"{SOURCE}\n\n" + _table(head, rows)
-    )
+    return "Milliseconds, medians.\n\n" + _table(head, rows)
 
 
 def losses(records: list[Record], most: int = 1000) -> str:
     """Cases in which a peer is faster than xconv, or gives what xconv cannot, worst first."""
-    lost, compared = [], 0
+    lost: list[tuple[float, list[Record], str, Record]] = []
+    compared: Counter[str] = Counter()
     for group in by_case(r for r in records if r.get("case", {}).get("suite") != "busy"):
         mine, peer = named(group, "xconv"), best_peer(group)
         if not peer:
             continue
-        compared += 1
+        compared[group[0]["case"]["suite"]] += 1
         if not mine:
             failed = next(r for r in group if r["contender"] == "xconv")
-            lost.append(
-                (float("inf"), group, f"xconv {failed['status']}: {failed['reason']}", peer)
-            )
+            reason = f"xconv {failed['status']}: {failed['reason']}"
+            lost.append((float("inf"), group, reason, peer))
         elif median(mine) > median(peer):
             lost.append((median(mine) / median(peer), group, milliseconds(mine), peer))
     if not compared:
         return "No case was run against a peer."
     if not lost:
-        return f"In none of the {compared} cases run: xconv was the fastest in each."
+        return f"In none of the {compared.total()} cases run: xconv was the fastest in each."
     rows = [
         [f"`{group[0]['case']['name']}`", str(group[0]["workers"]), mine,
          f"{milliseconds(peer)} {peer['contender']}", f"{ratio:.2f}"]
@@ -157,7 +133,12 @@ def losses(records: list[Record], most: int = 1000) -> str:
     ]  # fmt: skip
     head = ["case", "threads", "xconv ms", "fastest peer ms", "xconv / peer"]
     which = "the worst first" if len(lost) <= most else f"the {most} worst"
-    return f"In {len(lost)} of the {compared} cases run, {which}:\n\n" + _table(head, rows)
+    by_suite = Counter(group[0]["case"]["suite"] for _, group, _, _ in lost)
+    each = ", ".join(f"{name} {by_suite[name]} of {count}" for name, count in compared.items())
+    return (
+        f"In {len(lost)} of the {compared.total()} cases run ({each}), {which}:\n\n"
+        + _table(head, rows)
+    )  # fmt: skip
 
 
 def targets(records: list[Record]) -> str:
@@ -207,7 +188,14 @@ def suite_tables(records: list[Record]) -> Iterable[tuple[str, str]]:
             for r in [*right, *others]:
                 rows.append([f"`{r['case']['name']}`", str(r["workers"]), r["contender"],
                              *_figures(r, limits[0] if limits else None)])  # fmt: skip
-        yield suite, _table(head, rows)
+        yield suite, _table(head, rows) + _refused(of_kind(records, "result", suite))
+
+
+def _refused(group: list[Record]) -> str:
+    """Who refused how many of a suite's cases, and why."""
+    counts = Counter((r["contender"], r["reason"]) for r in group if r["status"] == "refused")
+    rows = [[name, reason, str(count)] for (name, reason), count in counts.items()]
+    return "\n\nRefused:\n\n" + _table(["contender", "reason", "cases"], rows) if rows else ""
 
 
 def _figures(r: Record, limit: Record | None) -> list[str]:
