@@ -123,7 +123,10 @@ def test_integers_refuse_the_transforms() -> None:
 
 
 @emulated
-def test_a_plan_sends_its_kernel_once() -> None:
+@pytest.mark.parametrize(("taps", "sent"), [(768, 0), (769, 1)])
+def test_a_plan_sends_a_large_kernel_once(taps: int, sent: int) -> None:
+    """A small one travels with each call, as an argument."""
+
     class Counting(EmulatedDevice):
         sent = 0
 
@@ -135,12 +138,17 @@ def test_a_plan_sends_its_kernel_once() -> None:
         return asarray(*given, **keywords)
 
     emulated_device.xp.asarray = counted
-    backend = CUDABackend(emulated_device)
-    x = on_device(np.ones((3, 20), "f4"))
-    plan = api.plan_on(backend, "convolve", x, np.ones(3, "f4"), method="direct")
-    first, second = plan(x), plan(x)
-    assert emulated_device.sent == 1
-    np.testing.assert_array_equal(first, second)
+    x, k = on_device(np.ones((3, 20), "f4")), np.arange(taps, dtype="f4")
+    for method in CUDABackend.methods[:2]:  # both kernels
+        backend = CUDABackend(emulated_device)
+        backend.methods = (method,)
+        plan = api.plan_on(backend, "convolve", x, k)
+        emulated_device.sent = 0
+        first, second = plan(x), plan(x)
+        assert emulated_device.sent == sent
+        expected = np.stack([np.convolve(np.ones(20), k)] * 3)  # integers below 2^24
+        np.testing.assert_array_equal(first, expected)
+        np.testing.assert_array_equal(second, expected)
 
 
 @emulated
