@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xconv import api
+import xconv
+from xconv import api, reference, registry
 from xconv.backends.cuda import CUDABackend
 from xconv.cuda import device, rates, status
 from xconv.errors import MemoryLimitError, MethodRefused
 from xconv.methods.base import Limits
 from xconv.planner import price
 
-from .emulator import COMPILER, EmulatedDevice, on_device
+from .emulator import COMPILER, DeviceArray, EmulatedDevice, on_device
+
+RNG = np.random.default_rng(11)
 
 emulated = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated device")
 
@@ -149,6 +152,34 @@ def test_a_plan_sends_a_large_kernel_once(taps: int, sent: int) -> None:
         expected = np.stack([np.convolve(np.ones(20), k)] * 3)  # integers below 2^24
         np.testing.assert_array_equal(first, expected)
         np.testing.assert_array_equal(second, expected)
+
+
+@emulated
+def test_plans_of_calls_are_found_by_the_type_of_the_arrays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The backend is asked for once, and an array of another type has a plan of its own."""
+    asked: list[type] = []
+    known = {"cuda": CUDABackend(EmulatedDevice()), "cpu": registry.backends()["cpu"]}
+    find = registry.find
+
+    def counted(x: Any, name: str | None = None) -> Any:
+        asked.append(type(x))
+        return find(x, name)
+
+    monkeypatch.setattr(registry, "backends", lambda: known)
+    monkeypatch.setattr(registry, "find", counted)
+    monkeypatch.setattr(api, "_kinds", {np.ndarray})
+    monkeypatch.setattr(api, "_recent", {})
+    x, k = RNG.standard_normal((3, 20)), RNG.standard_normal(5)
+    for images in (on_device(x), x):
+        for kernel in (k, 2 * k):
+            for out in (None, np.empty((3, 24)).view(type(images))):
+                y = xconv.convolve(images, kernel, out=out)
+                assert type(y) is type(images)
+                right = reference.expected(x, kernel)
+                assert not right.disagreement(np.asarray(y), right.direct)
+    assert asked == [DeviceArray, DeviceArray, np.ndarray]  # the second one makes the plan known
 
 
 @emulated
