@@ -18,7 +18,7 @@ from .launch import Launch, any_refusal, launch_any, tiled_launch
 from .source import sum_dtype, supported
 from .weights import Weights
 
-__all__ = ["AnyDirect", "TiledDirect", "kernel_refusal", "run_any", "run_tiled"]
+__all__ = ["AnyDirect", "TiledDirect", "dtype_refusal", "kernel_refusal", "run_any", "run_tiled"]
 
 _WORTH_COMPILING = 1 << 26
 """Multiply-adds from which a kernel is compiled for its taps: NVRTC takes seconds for it."""
@@ -118,12 +118,18 @@ def _tiled(
     )
 
 
-def kernel_refusal(problem: Problem) -> str | None:
-    """Why none of our kernels can run the problem; None if one can."""
+def dtype_refusal(problem: Problem) -> str | None:
+    """Why no CUDA device computes with these dtypes; None if they do."""
     for dtype in (problem.x_dtype, problem.dtype):
         if not supported(dtype):
-            return f"the CUDA kernels do not have {dtype}"
-    return any_refusal(nominal(problem))
+            instead = "complex128" if dtype.startswith("complex") else "float64"
+            return f"CUDA devices have no {dtype}; convert x and the kernel to {instead} first"
+    return None
+
+
+def kernel_refusal(problem: Problem) -> str | None:
+    """Why none of our kernels can run the problem; None if one can."""
+    return dtype_refusal(problem) or any_refusal(nominal(problem))
 
 
 class AnyDirect(Method):

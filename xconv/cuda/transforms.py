@@ -20,7 +20,7 @@ from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem, Work, itemsize
 from . import tiling
-from .direct import kernel_refusal, run_any
+from .direct import dtype_refusal, kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
 from .launch import launch_any, tiled_launch
 from .source import sum_dtype
@@ -40,7 +40,7 @@ class _OnViews(Method):
     def refuses(self, problem: Problem) -> str | None:
         if "bfloat16" in (problem.x_dtype, problem.dtype):
             return "CuPy has no transforms of bfloat16, and not all array operations"
-        return super().refuses(problem)
+        return dtype_refusal(problem) or super().refuses(problem)
 
     def prepare(
         self,
