@@ -155,6 +155,25 @@ def test_a_plan_sends_a_large_kernel_once(taps: int, sent: int) -> None:
 
 
 @emulated
+def test_a_plan_keeps_its_kernel_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulated_device = EmulatedDevice()
+    sent: list[int] = []
+    asarray = emulated_device.xp.asarray
+
+    def counted(*given: Any, **keywords: Any) -> Any:
+        sent.append(emulated_device.number())
+        return asarray(*given, **keywords)
+
+    x, k = on_device(np.ones((3, 20), "f4")), np.ones(1000, "f4")
+    plan = api.plan_on(CUDABackend(emulated_device), "convolve", x, k, method="direct")
+    monkeypatch.setattr(emulated_device.xp, "asarray", counted)
+    for number in (0, 1, 0, 1):
+        monkeypatch.setattr(emulated_device, "number", lambda number=number: number)
+        plan(x)
+    assert sent == [0, 1]
+
+
+@emulated
 def test_plans_of_calls_are_found_by_the_type_of_the_arrays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
