@@ -111,6 +111,10 @@ class CuFFT(_OnViews, FFT):
     def refuses(self, problem: Problem) -> str | None:
         return super().refuses(problem) or kernel_refusal(problem)
 
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        # Each call of the array library that FFT counts is a launch here.
+        return _with_repair(super().work(problem, limits, facts), problem)
+
     def repair(
         self,
         backend: CUDABackend,
@@ -141,7 +145,7 @@ class SeparablePasses(_OnViews, Separable):
         elements = math.prod(problem.x_shape) + math.prod(problem.y_shape)
         passes = (facts.rank if facts else 1) * problem.spatial + 1
         amounts["memory"] = float(elements * itemsize(problem.accumulator) * passes)
-        return replace(work, amounts=tuple(amounts.items()))
+        return _with_repair(replace(work, amounts=tuple(amounts.items())), problem)
 
     def repair(
         self,
@@ -201,6 +205,15 @@ class SeparablePasses(_OnViews, Separable):
         else:
             launch_any(device, where, dtype, dtype, zero, *addresses)
         return result
+
+
+def _with_repair(work: Work, problem: Problem) -> Work:
+    """With the launches of `_repair`, which reads the images twice."""
+    amounts = dict(work.amounts)
+    amounts["calls"] += 17.0
+    images = math.prod(problem.x_shape) * itemsize(problem.x_dtype)
+    amounts["memory"] = amounts.get("memory", 0.0) + 2.0 * images
+    return replace(work, amounts=tuple(amounts.items()))
 
 
 def _repair(
