@@ -94,7 +94,7 @@ def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
     )
 
 
-def _record(fields: np.dtype[np.void], **values: Any) -> np.ndarray[Any, Any]:
+def _argument(fields: np.dtype[np.void], **values: Any) -> np.ndarray[Any, Any]:
     """A record with these values; axes are given as tuples of Outer or Spatial."""
     argument = np.zeros((), fields)
     for name, value in values.items():
@@ -174,7 +174,7 @@ def any_launch(
     axes = (_NO_AXIS,) * (3 - len(geometry.spatial)) + geometry.spatial
     distances = [abs(a.y) for a in geometry.outer] + [abs(a.y) for a in axes]
     order = sorted(range(len(distances)), key=distances.__getitem__)
-    argument = _record(
+    argument = _argument(
         any_fields(len(axes), total, filters),
         outputs=geometry.outputs,
         x_channel=geometry.x_channel,
@@ -228,7 +228,7 @@ def _tiled_argument(
     rows, columns = part.rows, part.columns
     lane = part.lane or Outer(1)
     blocks = tile.blocks(part)
-    return _record(
+    return _argument(
         tiled_fields(total, filters),
         x_row=rows.x, x_column=columns.x, x_lane=lane.x, x_channel=part.x_channel,
         y_row=rows.y, y_column=columns.y, y_lane=lane.y, w_lane=lane.w,

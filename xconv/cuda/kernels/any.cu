@@ -20,8 +20,8 @@ struct Call {
 };
 
 struct At {
-    const Input* x;  // null beyond a constant edge
-    long long w;     // the next tap
+    const Input* x;            // null beyond a constant edge
+    long long w;               // the next tap
     long long first[SPATIAL];  // position under the first tap
 };
 
