@@ -67,7 +67,8 @@ class Plan:
         )
         self.rows = self._rows
         self._bound: tuple[planner.Row, Any] | None = None
-        if kernel is not None:
+        if kernel is not None:  # and whoever gave it may write to it later
+            kernel = kernel.copy() if isinstance(kernel, np.ndarray) else backend.copy(kernel)
             self.rows = self._examined(kernel)
             self._bound = self._prepared(kernel, like)
 

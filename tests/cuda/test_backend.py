@@ -155,6 +155,17 @@ def test_a_plan_sends_a_large_kernel_once(taps: int, sent: int) -> None:
 
 
 @emulated
+@pytest.mark.parametrize("method", ["direct", "fft", "separable"])
+@pytest.mark.parametrize("make", [np.array, on_device], ids=["host", "device"])
+def test_a_plan_keeps_the_values_that_the_kernel_had(make: Any, method: str) -> None:
+    backend = CUDABackend(EmulatedDevice())
+    x, k = on_device(np.ones((2, 40, 40))), make(np.ones((30, 30)))  # too large to be an argument
+    plan = api.plan_on(backend, "correlate", x, k, method=method, mode="valid")
+    k[...] = 0
+    np.testing.assert_allclose(np.asarray(plan(x)), 900, rtol=1e-12)
+
+
+@emulated
 def test_a_plan_keeps_its_kernel_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
     emulated_device = EmulatedDevice()
     sent: list[int] = []

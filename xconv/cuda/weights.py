@@ -29,10 +29,15 @@ class Weights:
                 weights = weights.astype(np.dtype(problem.dtype))
         self._array = weights
         self._total = sum_dtype(problem.dtype)
+        self._ready: Any = None
+        """When a kernel that is on a device may be read there."""
+        if device.owns(kernel):
+            with device.active(kernel):
+                self._ready = device.mark()
         self._values = b""
         self.by_value = 0
         """How many weights are passed by value: all, or none."""
-        if not device.owns(kernel) and weights.size * self._total.itemsize <= BY_VALUE_BYTES:
+        if self._ready is None and weights.size * self._total.itemsize <= BY_VALUE_BYTES:
             self._values = weights.astype(self._total, copy=False).tobytes()
             self.by_value = weights.size
         self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
@@ -45,8 +50,10 @@ class Weights:
         key = (device.number(), name)
         if key not in self._kept:
             array = self._array
-            if not device.owns(array):
+            if self._ready is None:
                 array = np.ascontiguousarray(array, dtype)
+            else:
+                device.wait(self._ready)
             made = make(device.xp.asarray(array, dtype=dtype, order="C"))
             self._kept[key] = made, device.mark()
         made, ready = self._kept[key]
