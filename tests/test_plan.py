@@ -33,6 +33,18 @@ def test_nothing_of_the_bound_kernel_is_used_for_another(method: str) -> None:
         assert np.isnan(plan(x, with_nan)).all()
 
 
+@pytest.mark.parametrize("method", ["direct", "fft", "separable"])
+@pytest.mark.parametrize("op", ["convolve", "correlate"])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_plan_keeps_the_values_that_the_kernel_had(library: str, op: str, method: str) -> None:
+    make = pytest.importorskip(library).asarray
+    x, k = make(RNG.random((2, 30, 30))), make(np.outer(RNG.random(9), RNG.random(9)))
+    plan = xconv.plan(x, k, op, method=method)
+    expected = np.asarray(getattr(xconv, op)(x, k, method=method))
+    k[...] = 0
+    np.testing.assert_array_equal(np.asarray(plan(x)), expected)
+
+
 def test_a_plan_from_specs_needs_the_kernel() -> None:
     plan = xconv.plan(xconv.Spec((3, 20), "f4"), xconv.Spec((5,), "f4"), "correlate")
     x, k = RNG.standard_normal((3, 20)).astype("f4"), RNG.standard_normal(5).astype("f4")

@@ -245,13 +245,20 @@ def plan_on(
 
 
 def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> Any:
-    key = None
-    if name is None and type(x) is np.ndarray is type(k) and _SIMPLE.issuperset(map(type, options)):
-        key = (op, x.shape, x.dtype, k.shape, k.dtype, options)
+    key, kind = None, type(x)
+    if (
+        name is None
+        and kind in _kinds
+        and type(k) in (np.ndarray, kind)
+        and _SIMPLE.issuperset(map(type, options))
+    ):
+        key = (op, kind, x.shape, x.dtype, k.shape, k.dtype, options)
         plan = _recent.get(key)
         if plan is not None:
             return plan.compute(x, k, out)
     backend = registry.find(x, name)
+    if name is None and backend.by_type(x):
+        _kinds.add(kind)
     x = backend.accept(x)
     kernel = backend.accept_kernel(k, x)
     plan = _shared(op, backend, x, kernel, k, *options)
@@ -264,8 +271,10 @@ def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> 
 
 _SIMPLE = frozenset((str, int, type(None)))
 """Types of options that are equal only if they mean the same (True, 1 and 1.0 are not)."""
+_kinds: set[type] = {np.ndarray}
+"""Types of arrays whose backend is known from their type."""
 _recent: dict[tuple[Any, ...], Plan] = {}
-"""Plans of NumPy calls with such options, found without looking at each option again."""
+"""Plans of calls with such arrays and options, found without looking at each option again."""
 
 
 def _shared(

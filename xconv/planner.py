@@ -142,7 +142,7 @@ def examined(
 
 def _refused(method: str, rows: Sequence[Row]) -> XconvError:
     """What to raise where every row wanted is refused: of memory, if that is a reason."""
-    reasons = "; ".join(f"{row.method.name}: {row.refusal}" for row in rows)
+    reasons = "; ".join(dict.fromkeys(f"{row.method.name}: {row.refusal}" for row in rows))
     text = (
         f"no method can compute this: {reasons}"
         if method == "auto"

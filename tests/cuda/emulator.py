@@ -205,9 +205,9 @@ class EmulatedDevice:
             ctypes.c_size_t, ctypes.c_int, ctypes.c_uint32,
         ]  # fmt: skip
 
-        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: Any) -> None:
-            assert argument.nbytes == size, f"{argument.nbytes} bytes for a struct of {size}"
-            assert argument.nbytes <= 4096, "a call passes at most 4096 bytes by value"
+        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: bytes) -> None:
+            assert len(argument) == size, f"{len(argument)} bytes for a struct of {size}"
+            assert len(argument) <= 4096, "a call passes at most 4096 bytes by value"
             assert 0 < blocks < 1 << 31
             assert 0 < threads[0] * threads[1] <= 1024
             assert shared <= self._shared
@@ -232,12 +232,12 @@ def poisoned(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def aligned(argument: np.ndarray) -> np.ndarray:
-    """A copy of the record at an address that is a multiple of 16, as parameters are."""
-    room = np.zeros(argument.nbytes + 16, np.uint8)
+def aligned(argument: bytes) -> np.ndarray:
+    """A copy of the struct at an address that is a multiple of 16, as parameters are."""
+    room = np.zeros(len(argument) + 16, np.uint8)
     at = -room.ctypes.data % 16
-    copy = room[at : at + argument.nbytes]
-    copy[...] = np.frombuffer(argument.tobytes(), np.uint8)
+    copy = room[at : at + len(argument)]
+    copy[...] = np.frombuffer(argument, np.uint8)
     return copy
 
 

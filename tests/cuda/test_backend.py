@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xconv import api
+import xconv
+from xconv import api, reference, registry
 from xconv.backends.cuda import CUDABackend
 from xconv.cuda import device, rates, status
 from xconv.errors import MemoryLimitError, MethodRefused
 from xconv.methods.base import Limits
 from xconv.planner import price
 
-from .emulator import COMPILER, EmulatedDevice, on_device
+from .emulator import COMPILER, DeviceArray, EmulatedDevice, on_device
+
+RNG = np.random.default_rng(11)
 
 emulated = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated device")
 
@@ -123,7 +126,10 @@ def test_integers_refuse_the_transforms() -> None:
 
 
 @emulated
-def test_a_plan_sends_its_kernel_once() -> None:
+@pytest.mark.parametrize(("taps", "sent"), [(768, 0), (769, 1)])
+def test_a_plan_sends_a_large_kernel_once(taps: int, sent: int) -> None:
+    """A small one travels with each call, as an argument."""
+
     class Counting(EmulatedDevice):
         sent = 0
 
@@ -135,12 +141,75 @@ def test_a_plan_sends_its_kernel_once() -> None:
         return asarray(*given, **keywords)
 
     emulated_device.xp.asarray = counted
-    backend = CUDABackend(emulated_device)
-    x = on_device(np.ones((3, 20), "f4"))
-    plan = api.plan_on(backend, "convolve", x, np.ones(3, "f4"), method="direct")
-    first, second = plan(x), plan(x)
-    assert emulated_device.sent == 1
-    np.testing.assert_array_equal(first, second)
+    x, k = on_device(np.ones((3, 20), "f4")), np.arange(taps, dtype="f4")
+    for method in CUDABackend.methods[:2]:  # both kernels
+        backend = CUDABackend(emulated_device)
+        backend.methods = (method,)
+        plan = api.plan_on(backend, "convolve", x, k)
+        emulated_device.sent = 0
+        first, second = plan(x), plan(x)
+        assert emulated_device.sent == sent
+        expected = np.stack([np.convolve(np.ones(20), k)] * 3)  # integers below 2^24
+        np.testing.assert_array_equal(first, expected)
+        np.testing.assert_array_equal(second, expected)
+
+
+@emulated
+@pytest.mark.parametrize("method", ["direct", "fft", "separable"])
+@pytest.mark.parametrize("make", [np.array, on_device], ids=["host", "device"])
+def test_a_plan_keeps_the_values_that_the_kernel_had(make: Any, method: str) -> None:
+    backend = CUDABackend(EmulatedDevice())
+    x, k = on_device(np.ones((2, 40, 40))), make(np.ones((30, 30)))  # too large to be an argument
+    plan = api.plan_on(backend, "correlate", x, k, method=method, mode="valid")
+    k[...] = 0
+    np.testing.assert_allclose(np.asarray(plan(x)), 900, rtol=1e-12)
+
+
+@emulated
+def test_a_plan_keeps_its_kernel_on_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulated_device = EmulatedDevice()
+    sent: list[int] = []
+    asarray = emulated_device.xp.asarray
+
+    def counted(*given: Any, **keywords: Any) -> Any:
+        sent.append(emulated_device.number())
+        return asarray(*given, **keywords)
+
+    x, k = on_device(np.ones((3, 20), "f4")), np.ones(1000, "f4")
+    plan = api.plan_on(CUDABackend(emulated_device), "convolve", x, k, method="direct")
+    monkeypatch.setattr(emulated_device.xp, "asarray", counted)
+    for number in (0, 1, 0, 1):
+        monkeypatch.setattr(emulated_device, "number", lambda number=number: number)
+        plan(x)
+    assert sent == [0, 1]
+
+
+@emulated
+def test_plans_of_calls_are_found_by_the_type_of_the_arrays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The backend is asked for once, and an array of another type has a plan of its own."""
+    asked: list[type] = []
+    known = {"cuda": CUDABackend(EmulatedDevice()), "cpu": registry.backends()["cpu"]}
+    find = registry.find
+
+    def counted(x: Any, name: str | None = None) -> Any:
+        asked.append(type(x))
+        return find(x, name)
+
+    monkeypatch.setattr(registry, "backends", lambda: known)
+    monkeypatch.setattr(registry, "find", counted)
+    monkeypatch.setattr(api, "_kinds", {np.ndarray})
+    monkeypatch.setattr(api, "_recent", {})
+    x, k = RNG.standard_normal((3, 20)), RNG.standard_normal(5)
+    for images in (on_device(x), x):
+        for kernel in (k, 2 * k):
+            for out in (None, np.empty((3, 24)).view(type(images))):
+                y = xconv.convolve(images, kernel, out=out)
+                assert type(y) is type(images)
+                right = reference.expected(x, kernel)
+                assert not right.disagreement(np.asarray(y), right.direct)
+    assert asked == [DeviceArray, DeviceArray, np.ndarray]  # the second one makes the plan known
 
 
 @emulated

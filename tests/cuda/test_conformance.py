@@ -47,7 +47,7 @@ def test_fft_separable_and_array_operations() -> None:
 def test_a_backend_that_reads_a_kernel_backwards_fails() -> None:
     class Backwards(AnyDirect):
         def launch(self, device: Any, problem: Any, weights: Any, x: Any, y: Any) -> None:
-            weights._array = weights._array[..., ::-1]
+            weights._array, weights.by_value = weights._array[..., ::-1], 0
             super().launch(device, problem, weights, x, y)
 
     with pytest.raises(AssertionError, match="outputs off"):

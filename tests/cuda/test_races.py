@@ -22,8 +22,8 @@ class Recorder(EmulatedDevice):
     """Keeps the last launch instead of running it."""
 
     def kernel(self, name: str, source: str) -> Any:
-        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: Any) -> None:
-            self.recorded = source, (blocks, *threads, shared, argument.nbytes), argument.copy()
+        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: bytes) -> None:
+            self.recorded = source, (blocks, *threads, shared, len(argument)), argument
 
         return launch
 
@@ -51,7 +51,7 @@ def finished(folder: Path, *without: str) -> subprocess.CompletedProcess[str]:
         pytest.skip(f"{COMPILER} has no ThreadSanitizer")
     assert not built.returncode, built.stderr
     head = np.array([*head, x.nbytes, y.nbytes, k.nbytes], np.uint64)
-    operands = head.tobytes() + argument.tobytes() + x.tobytes() + k.tobytes()
+    operands = head.tobytes() + argument + x.tobytes() + k.tobytes()
     (folder / "launch").write_bytes(operands)
     ran = subprocess.run(["./race", "launch"], cwd=folder, capture_output=True, text=True)
     if "unexpected memory mapping" in ran.stderr:

@@ -1,4 +1,5 @@
-"""The kernels under AddressSanitizer, in a process of their own: no access outside its array."""
+"""The kernels under the sanitizers of addresses and of undefined behaviour, in a process of
+their own: no access outside its array, no overflow, no misaligned read."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from xconv.backends.cuda import CUDABackend
 from xconv.cuda import direct, launch
 from xconv.cuda.direct import AnyDirect, TiledDirect
 
+OPTIONS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 direct._WORTH_COMPILING = 0
 if {broken!r}:
     intact = launch.kernel_source
@@ -29,7 +31,7 @@ rng = np.random.default_rng(3)
 shapes = [("NHW", (2, 21, 35)), ("HWN", (13, 12, 7)), ("NL", (3, 50))]
 for specialise in (False, True):
     for method in (TiledDirect(), AnyDirect()):
-        device = EmulatedDevice(specialise=specialise, options=("-fsanitize=address",))
+        device = EmulatedDevice(specialise=specialise, options=OPTIONS)
         backend = CUDABackend(device)
         backend.methods = (method,)
         for layout, shape in shapes[: 1 if specialise else 3]:
@@ -70,11 +72,18 @@ def run(broken: tuple[str, str] | None = None) -> subprocess.CompletedProcess[st
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated device")
 
 
-def test_no_access_outside() -> None:
+def test_nothing_is_found() -> None:
     finished = run()
     assert finished.stdout.strip() == "finished", finished.stderr[-3000:]
 
 
-def test_a_read_past_the_image_is_found() -> None:
-    finished = run(("at >= 0 && at < size", "at >= 0 && at <= size"))
-    assert "AddressSanitizer: heap-buffer-overflow" in finished.stderr
+@pytest.mark.parametrize(
+    ("text", "instead", "report"),
+    [
+        ("at >= 0 && at < size", "at >= 0 && at <= size", "heap-buffer-overflow"),
+        ("at %= 2 * size;", "at %= 0x7fffffff + size;", "signed integer overflow"),
+    ],
+    ids=["a read past the image", "an overflow"],
+)
+def test_what_is_wrong_is_found(text: str, instead: str, report: str) -> None:
+    assert report in run((text, instead)).stderr

@@ -55,6 +55,10 @@ class Backend:
         """Whether arrays like `x` are this backend's."""
         raise NotImplementedError
 
+    def by_type(self, x: Any) -> bool:
+        """Whether arrays of the very type of `x` are all this backend's, and taken as they are."""
+        return False
+
     def unavailable(self) -> str | None:
         """Why the backend cannot run on this machine and what to install; None if it can."""
         return None

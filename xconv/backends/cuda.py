@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,6 +82,9 @@ class CUDABackend(Backend):
         # Other libraries' arrays have a backend too, which is used where CuPy is missing.
         return foreign.is_foreign(x) and importlib.util.find_spec("cupy") is not None
 
+    def by_type(self, x: Any) -> bool:
+        return self.device.owns(x)
+
     def unavailable(self) -> str | None:
         return None if self._given is not None else reason()
 
@@ -125,8 +129,7 @@ class CUDABackend(Backend):
         source, target = self._borrowed(x), self._borrowed(y)
         try:
             with self.device.active(source), stream:
-                item = source.dtype.itemsize
-                if self.device.pointer(source) % item or any(s % item for s in source.strides):
+                if math.gcd(self.device.pointer(source), *source.strides) % source.dtype.itemsize:
                     source = source.copy()  # the kernels read whole elements
                 yield source, target
         except MemoryError as error:
@@ -179,6 +182,11 @@ class CUDABackend(Backend):
     def take(self, x: Any, index: np.ndarray, axis: int) -> Any:
         xp = self.device.xp
         return xp.take(x, xp.asarray(index), axis=axis)
+
+    def check_out(self, out: Any, problem: Problem, x: Any) -> str | None:
+        if self.device.owns(out) and self.device.owns(x) and out.device == x.device:
+            return None
+        return super().check_out(out, problem, x)
 
     def overlaps(self, out: Any, x: Any) -> bool:
         return bool(self.device.xp.may_share_memory(self._borrowed(out), self._borrowed(x)))

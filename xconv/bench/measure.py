@@ -71,6 +71,10 @@ def clock(call: Call, number: int) -> float:
 
 Clock = Callable[[Call, int], float]
 
+_REST = 0.01
+"""Seconds before a sample of a long call: threads of another library that wait for work by spinning
+(OpenMP's do for some milliseconds) would take a core from it."""
+
 
 def in_turn(
     calls: Mapping[str, Call], budget: Budget, timer: Clock = clock, first: Mapping[str, float] = {}
@@ -78,7 +82,8 @@ def in_turn(
     """The timing of each call, all of them sampled in turn, in a new order in every round.
 
     A short call is run once untimed before each sample, so that it finds the caches, and its
-    own library's threads, as a loop of such calls would.  `first` has the seconds of calls
+    own library's threads, as a loop of such calls would; a long one waits for the threads of the
+    call before it to sleep.  `first` has the seconds of calls
     that were already run once; others are run here.  `timer` is `clock`, or a device's.
     """
     seconds = {name: first.get(name) or timer(call, 1) for name, call in calls.items()}
@@ -104,6 +109,8 @@ def in_turn(
             for name in names:
                 if number[name] > 1:
                     calls[name]()
+                else:
+                    time.sleep(_REST)
                 samples[name].append(timer(calls[name], number[name]))
             gc.collect(0)
     finally:

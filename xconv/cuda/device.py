@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -15,8 +16,8 @@ import numpy as np
 
 __all__ = ["CuPyDevice", "Device", "Kernel", "compile_options"]
 
-Kernel = Callable[[int, tuple[int, int], int, "np.ndarray[Any, Any]"], None]
-"""(blocks, threads (x, y), bytes of dynamic shared memory, the one argument as a record)."""
+Kernel = Callable[[int, tuple[int, int], int, bytes], None]
+"""(blocks, threads (x, y), bytes of dynamic shared memory, the one argument: a struct)."""
 
 
 class Device(Protocol):
@@ -203,18 +204,16 @@ class CuPyDevice:
         function = module.get_function(name)
         largest = 48 << 10  # what a kernel may use without asking
 
-        def launch(
-            blocks: int, threads: tuple[int, int], shared: int, argument: np.ndarray[Any, Any]
-        ) -> None:
+        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: bytes) -> None:
             nonlocal largest
             if shared > largest:
                 attribute = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                 driver.funcSetAttribute(function.ptr, attribute, shared)
                 largest = shared
-            pointers = np.array([argument.ctypes.data], np.uintp)
+            pointers = ctypes.c_char_p(argument)  # an array of one pointer
             driver.launchKernel(
                 function.ptr, blocks, 1, 1, *threads, 1, shared,
-                self._cupy.cuda.get_current_stream().ptr, pointers.ctypes.data, 0,
+                self._cupy.cuda.get_current_stream().ptr, ctypes.addressof(pointers), 0,
             )  # fmt: skip
 
         launch.module = module  # type: ignore[attr-defined]  # the function lives as long as it

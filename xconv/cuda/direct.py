@@ -18,7 +18,7 @@ from .launch import Launch, any_refusal, launch_any, tiled_launch
 from .source import sum_dtype, supported
 from .weights import Weights
 
-__all__ = ["AnyDirect", "TiledDirect", "kernel_refusal", "run_any", "run_tiled"]
+__all__ = ["AnyDirect", "TiledDirect", "dtype_refusal", "kernel_refusal", "run_any", "run_tiled"]
 
 _WORTH_COMPILING = 1 << 26
 """Multiply-adds from which a kernel is compiled for its taps: NVRTC takes seconds for it."""
@@ -75,21 +75,17 @@ def run_any(
         _cval(problem),
         device.pointer(x),
         device.pointer(y),
-        weights.pointer(device),
+        weights.given(device),
         0 if safe is None else device.pointer(safe),
     )
 
 
 def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:
     """Launch the tiled kernel; False where these strides or this device do not suit it."""
-    taps = 0 if weights.host is None else weights.host.size
-    launch = _tiled(device, problem, taps, device.number(), x.strides, y.strides)
+    launch = _tiled(device, problem, weights.by_value, device.number(), x.strides, y.strides)
     if launch is None:
         return False
-    if launch.filters and weights.host is not None:
-        launch(device.pointer(x), device.pointer(y), filters=weights.host.ravel())
-    else:
-        launch(device.pointer(x), device.pointer(y), weights.pointer(device))
+    launch(device.pointer(x), device.pointer(y), weights.given(device))
     return True
 
 
@@ -97,12 +93,12 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
 def _tiled(
     device: Device,
     problem: Problem,
-    taps: int,
+    by_value: int,
     number: int,
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
 ) -> Launch | None:
-    """The launch for arrays of these strides, and so many weights on the host."""
+    """The launch for arrays of these strides, and so many weights passed by value."""
     where = geometry(
         problem,
         steps(x_strides, problem.x_dtype, problem.x_axes),
@@ -116,18 +112,24 @@ def _tiled(
         problem.x_dtype,
         problem.dtype,
         _cval(problem),
-        taps,
+        by_value,
         device.specialise and where.outputs * where.taps >= _WORTH_COMPILING,
         number,
     )
 
 
-def kernel_refusal(problem: Problem) -> str | None:
-    """Why none of our kernels can run the problem; None if one can."""
+def dtype_refusal(problem: Problem) -> str | None:
+    """Why no CUDA device computes with these dtypes; None if they do."""
     for dtype in (problem.x_dtype, problem.dtype):
         if not supported(dtype):
-            return f"the CUDA kernels do not have {dtype}"
-    return any_refusal(nominal(problem))
+            instead = "complex128" if dtype.startswith("complex") else "float64"
+            return f"CUDA devices have no {dtype}; convert x and the kernel to {instead} first"
+    return None
+
+
+def kernel_refusal(problem: Problem) -> str | None:
+    """Why none of our kernels can run the problem; None if one can."""
+    return dtype_refusal(problem) or any_refusal(nominal(problem))
 
 
 class AnyDirect(Method):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import struct
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from typing import Any
@@ -17,10 +18,11 @@ from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, record
 from .source import kernel_source, sum_dtype
 from .tiling import Roles, Tile
 
-__all__ = ["PARAMETER_BYTES", "Launch", "any_refusal", "launch_any", "tiled_launch"]
+__all__ = ["BY_VALUE_BYTES", "Launch", "any_refusal", "launch_any", "tiled_launch"]
 
-PARAMETER_BYTES = 4096
-"""What a call may pass by value on every device and driver."""
+BY_VALUE_BYTES = 3072
+"""Most weights that a call passes by value; with the rest of the argument they stay within the
+4096 bytes that every device and driver takes."""
 _MOST_BLOCKS = (1 << 31) - 1
 _ANY_OUTER = 8
 _NO_AXIS = Spatial(0, 0, 1, 1, low=0, taps=1, stride=1, dilation=1, boundary=0)
@@ -35,25 +37,23 @@ class Launch:
     blocks: int
     threads: tuple[int, int]
     shared: int
-    argument: np.ndarray[Any, Any]
-    filters: int = 0
-    """Weights that are passed by value, at the end of the argument."""
+    rest: bytes
+    """The argument behind the addresses, with which both structs begin, up to the weights."""
+    room: int
+    """Bytes for weights that are passed by value, at the end of the argument."""
 
-    def __call__(self, *addresses: int, filters: np.ndarray[Any, Any] | None = None) -> None:
-        """Run on the memory at the addresses of x, y, the weights and the flags.
+    def __call__(self, x: int, y: int, weights: int | bytes, *flags: int) -> None:
+        """Run on the memory at these addresses; the weights may be passed themselves.
 
-        The work is ordered on the current stream.  Both structs begin with the addresses.
+        The work is ordered on the current stream.
         """
-        argument = np.frombuffer(bytearray(self.argument), np.uint64)
-        argument[: len(addresses)] = addresses
-        if filters is not None:
-            at = self.argument.dtype.fields["filter"][1]
-            held = argument.view(np.uint8)[at : at + filters.nbytes]
-            held[...] = filters.view(np.uint8)
+        at, values = (0, weights) if isinstance(weights, bytes) else (weights, b"")
+        head = struct.pack(f"{3 + len(flags)}Q", x, y, at, *flags)
+        argument = head + self.rest + values.ljust(self.room, b"\0")
         self.kernel(self.blocks, self.threads, self.shared, argument)
 
 
-def any_fields(spatial: int, total: np.dtype[Any]) -> np.dtype[np.void]:
+def any_fields(spatial: int, total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
     """The struct Call of any.cu."""
     return record(
         [
@@ -66,6 +66,7 @@ def any_fields(spatial: int, total: np.dtype[Any]) -> np.dtype[np.void]:
             ("spatial", SPATIAL, spatial),
             ("order", np.int32, _ANY_OUTER + spatial),
             ("cval", total, 0),
+            ("filter", total, max(filters, 1)),
         ]
     )
 
@@ -105,6 +106,13 @@ def _argument(fields: np.dtype[np.void], **values: Any) -> np.ndarray[Any, Any]:
     return argument
 
 
+def _parts(argument: np.ndarray[Any, Any], addresses: int) -> tuple[bytes, int]:
+    """`rest` and `room` of a launch with this record, which begins with so many addresses."""
+    fields: Any = argument.dtype.fields
+    filters = fields["filter"][1]
+    return argument.tobytes()[8 * addresses : filters], argument.nbytes - filters
+
+
 def any_refusal(geometry: Geometry) -> str | None:
     """Why the kernel for every problem cannot run this; None if it can."""
     if len(geometry.spatial) > _ANY_OUTER:
@@ -120,44 +128,54 @@ def launch_any(
     cval: Any,
     x: int,
     y: int,
-    weights: int,
+    weights: int | bytes,
     skip: int = 0,
 ) -> None:
     """The correlation with one thread per output, by addresses on the current device.
 
-    The weights are (groups, outputs, channels, taps...), of `sum_dtype(dtype)`; `cval` is a scalar
-    of it.  Batch axes that do not join, beyond those that the kernel has room for, are looped over.
+    The weights, themselves or at their address, are (groups, outputs, channels, taps...), of
+    `sum_dtype(dtype)`; `cval` is a scalar of it.  Batch axes that do not join, beyond those that
+    the kernel has room for, are looped over.
     """
     looped: list[Outer] = []
     if len(geometry.outer) > _ANY_OUTER:
         by_size = sorted(geometry.outer, key=lambda a: a.size)
         looped = by_size[:-_ANY_OUTER]
         geometry = replace(geometry, outer=tuple(by_size[-_ANY_OUTER:]))
-    launch = any_launch(device, geometry, x_dtype, dtype, cval, device.number())
+    by_value = isinstance(weights, bytes)
+    launch = any_launch(device, geometry, x_dtype, dtype, cval, by_value, device.number())
     for at in product(*(range(axis.size) for axis in looped)):
         moved = [
             sum(n * getattr(axis, name) for n, axis in zip(at, looped, strict=True))
             for name in ("x", "y", "w", "skip")
         ]
+        before = moved[2] * sum_dtype(dtype).itemsize
         launch(
             x + moved[0] * itemsize(x_dtype),
             y + moved[1] * itemsize(dtype),
-            weights + moved[2] * sum_dtype(dtype).itemsize,
+            weights[before:] if isinstance(weights, bytes) else weights + before,
             skip + moved[3],
         )
 
 
 @functools.lru_cache(2048)
 def any_launch(
-    device: Device, geometry: Geometry, x_dtype: str, dtype: str, cval: Any, where: int
+    device: Device,
+    geometry: Geometry,
+    x_dtype: str,
+    dtype: str,
+    cval: Any,
+    by_value: bool,
+    where: int,
 ) -> Launch:
     """The launch of `launch_any` without a loop, on the device of number `where`."""
     total = sum_dtype(dtype)
+    filters = BY_VALUE_BYTES // total.itemsize if by_value else 0
     axes = (_NO_AXIS,) * (3 - len(geometry.spatial)) + geometry.spatial
     distances = [abs(a.y) for a in geometry.outer] + [abs(a.y) for a in axes]
     order = sorted(range(len(distances)), key=distances.__getitem__)
     argument = _argument(
-        any_fields(len(axes), total),
+        any_fields(len(axes), total, filters),
         outputs=geometry.outputs,
         x_channel=geometry.x_channel,
         channels=geometry.channels,
@@ -167,9 +185,9 @@ def any_launch(
         cval=cval,
     )
     argument["order"][: len(order)] = order
-    source = kernel_source("any", x_dtype, dtype, {"SPATIAL": len(axes)})
+    source = kernel_source("any", x_dtype, dtype, {"SPATIAL": len(axes), "FILTER": filters})
     blocks = min(-(-geometry.outputs // 256), _MOST_BLOCKS)
-    return Launch(device.kernel("any", source), blocks, (256, 1), 0, argument)
+    return Launch(device.kernel("any", source), blocks, (256, 1), 0, *_parts(argument, 4))
 
 
 @functools.lru_cache(2048)
@@ -185,25 +203,23 @@ def tiled_launch(
 ) -> Launch | None:
     """The correlation with a tile of outputs per block; None where no tile fits the device.
 
-    `filters` is the number of weights that are on the host, 0 if they are on the device; they
-    are passed by value where they fit and are the same for all lanes.  `fixed` allows a kernel
-    that is compiled for these taps.  `where` numbers the device.
+    `filters` is the number of weights that are passed by value, 0 if they are on the device.
+    `fixed` allows a kernel that is compiled for these taps.  `where` numbers the device.
     """
     total = sum_dtype(dtype)
     part = tiling.roles(geometry)
-    if (part.lane and part.lane.w) or tiled_fields(total, filters).itemsize > PARAMETER_BYTES:
-        filters = 0
     tile = tiling.choose(
         part, total.itemsize, fixed, filters > 0, device.shared_bytes(), device.processors()
     )
     if tile is None or math.prod(tile.blocks(part)) > _MOST_BLOCKS:
         return None
-    filters = filters if tile.fixed else 0
+    if filters and not tile.fixed:
+        filters = BY_VALUE_BYTES // total.itemsize
     argument = _tiled_argument(part, tile, total, cval, filters)
     source = kernel_source("tiled", x_dtype, dtype, constants(part, tile, filters))
     kernel = device.kernel("tiled", source)
     blocks = math.prod(tile.blocks(part))
-    return Launch(kernel, blocks, tile.threads, tile.shared, argument, filters)
+    return Launch(kernel, blocks, tile.threads, tile.shared, *_parts(argument, 3))
 
 
 def _tiled_argument(
@@ -212,7 +228,7 @@ def _tiled_argument(
     rows, columns = part.rows, part.columns
     lane = part.lane or Outer(1)
     blocks = tile.blocks(part)
-    argument = _argument(
+    return _argument(
         tiled_fields(total, filters),
         x_row=rows.x, x_column=columns.x, x_lane=lane.x, x_channel=part.x_channel,
         y_row=rows.y, y_column=columns.y, y_lane=lane.y, w_lane=lane.w,
@@ -228,7 +244,6 @@ def _tiled_argument(
         blocks_lane=blocks[0], blocks_column=blocks[1], blocks_row=blocks[2],
         outer=part.outer[::-1], deep=part.deep[::-1], cval=cval,
     )  # fmt: skip
-    return argument
 
 
 def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
@@ -250,6 +265,6 @@ def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
         "RX": tile.rx, "RY": tile.ry,
         "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
         "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.fixed),
-        "DEEPS": len(part.deep), "FILTER": filters,
+        "DEEPS": len(part.deep), "FILTER": filters, "STAGED": int(tile.staged),
         "W_LANES": int(bool(part.lane and part.lane.w)),
     }  # fmt: skip

@@ -30,6 +30,7 @@ _STORED = {
 """C++ type of one element in memory, by dtype."""
 
 
+@functools.cache
 def sum_dtype(dtype: str) -> np.dtype[np.generic]:
     """In what the kernels sum a result of the dtype named: integers in unsigned ones.
 

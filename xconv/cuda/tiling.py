@@ -92,6 +92,8 @@ class Tile:
 
     fixed: bool
     """Whether taps, lanes and pitch are literals in the kernel."""
+    staged: bool
+    """Whether taps go through shared memory."""
     rx: int
     ry: int
     """Outputs of one thread along columns and rows."""
@@ -195,16 +197,13 @@ def _tile(
     pitch = -(-max(last, width, groups * rx * m) // rx) * rx
     per_pack = max(16 // itemsize, 1)
     in_row = chunks * (-(-chunk // per_pack) * per_pack)
-    if by_value and fixed:
-        taps = 0
-    elif part.lane and part.lane.w:
-        taps = rows.taps * columns.taps * m
-    else:
-        taps = rows.taps * in_row
+    each_lane = part.lane is not None and part.lane.w != 0
+    staged = not (fixed and by_value) or each_lane
+    taps = rows.taps * (columns.taps * m if each_lane else in_row) if staged else 0
     tile = -(-height * pitch * itemsize // 32) * 32
     sources = -(-(tile + taps * itemsize) // 32) * 32
     return Tile(
-        fixed, rx, ry, chunk, packed, m, groups, lines, height, width, pitch,
+        fixed, staged, rx, ry, chunk, packed, m, groups, lines, height, width, pitch,
         elements=tile // itemsize, sources_at=sources, shared=sources + 8 * (width + height),
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem, Work, itemsize
 from . import tiling
-from .direct import kernel_refusal, run_any
+from .direct import dtype_refusal, kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
 from .launch import launch_any, tiled_launch
 from .source import sum_dtype
@@ -40,7 +40,7 @@ class _OnViews(Method):
     def refuses(self, problem: Problem) -> str | None:
         if "bfloat16" in (problem.x_dtype, problem.dtype):
             return "CuPy has no transforms of bfloat16, and not all array operations"
-        return super().refuses(problem)
+        return dtype_refusal(problem) or super().refuses(problem)
 
     def prepare(
         self,
@@ -111,6 +111,10 @@ class CuFFT(_OnViews, FFT):
     def refuses(self, problem: Problem) -> str | None:
         return super().refuses(problem) or kernel_refusal(problem)
 
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        # Each call of the array library that FFT counts is a launch here.
+        return _with_repair(super().work(problem, limits, facts), problem)
+
     def repair(
         self,
         backend: CUDABackend,
@@ -141,7 +145,7 @@ class SeparablePasses(_OnViews, Separable):
         elements = math.prod(problem.x_shape) + math.prod(problem.y_shape)
         passes = (facts.rank if facts else 1) * problem.spatial + 1
         amounts["memory"] = float(elements * itemsize(problem.accumulator) * passes)
-        return replace(work, amounts=tuple(amounts.items()))
+        return _with_repair(replace(work, amounts=tuple(amounts.items())), problem)
 
     def repair(
         self,
@@ -201,6 +205,15 @@ class SeparablePasses(_OnViews, Separable):
         else:
             launch_any(device, where, dtype, dtype, zero, *addresses)
         return result
+
+
+def _with_repair(work: Work, problem: Problem) -> Work:
+    """With the launches of `_repair`, which reads the images twice."""
+    amounts = dict(work.amounts)
+    amounts["calls"] += 17.0
+    images = math.prod(problem.x_shape) * itemsize(problem.x_dtype)
+    amounts["memory"] = amounts.get("memory", 0.0) + 2.0 * images
+    return replace(work, amounts=tuple(amounts.items()))
 
 
 def _repair(

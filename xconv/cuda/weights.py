@@ -10,6 +10,7 @@ import numpy as np
 from ..layout import correlation_form
 from ..problem import Problem
 from .device import Device
+from .launch import BY_VALUE_BYTES
 from .source import sum_dtype
 
 __all__ = ["Weights"]
@@ -28,10 +29,17 @@ class Weights:
                 weights = weights.astype(np.dtype(problem.dtype))
         self._array = weights
         self._total = sum_dtype(problem.dtype)
-        self.host: np.ndarray[Any, Any] | None = None
-        """Contiguous, of the dtype of the sums; None where the kernel came on a device."""
-        if not device.owns(kernel):
-            self.host = np.ascontiguousarray(weights, self._total)
+        self._ready: Any = None
+        """When a kernel that is on a device may be read there."""
+        if device.owns(kernel):
+            with device.active(kernel):
+                self._ready = device.mark()
+        self._values = b""
+        self.by_value = 0
+        """How many weights are passed by value: all, or none."""
+        if self._ready is None and weights.size * self._total.itemsize <= BY_VALUE_BYTES:
+            self._values = weights.astype(self._total, copy=False).tobytes()
+            self.by_value = weights.size
         self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
 
     def kept(self, device: Device, name: str, make: Callable[[Any], Any], dtype: Any) -> Any:
@@ -42,14 +50,21 @@ class Weights:
         key = (device.number(), name)
         if key not in self._kept:
             array = self._array
-            if not device.owns(array):
+            if self._ready is None:
                 array = np.ascontiguousarray(array, dtype)
+            else:
+                device.wait(self._ready)
             made = make(device.xp.asarray(array, dtype=dtype, order="C"))
             self._kept[key] = made, device.mark()
         made, ready = self._kept[key]
         device.wait(ready)
         return made
 
-    def pointer(self, device: Device) -> int:
-        """Address of the weights on the current device, contiguous, of the dtype of the sums."""
+    def given(self, device: Device) -> int | bytes:
+        """What a launch is given: the weights, or their address on the current device.
+
+        They are contiguous there, of the dtype of the sums.
+        """
+        if self.by_value:
+            return self._values
         return device.pointer(self.kept(device, "weights", lambda array: array, self._total))

@@ -1,6 +1,7 @@
 // One thread per output, for every problem: any number of axes, any strides, 64-bit offsets.
 //
-// Put in front: Input, Value, Sum and SPATIAL, the number of convolved axes.
+// Put in front: Input, Value, Sum, SPATIAL, the number of convolved axes, and FILTER, the room for
+// taps passed by value (0: they are at `w`).
 
 struct Call {
     const Input* x;
@@ -15,11 +16,12 @@ struct Call {
     Spatial spatial[SPATIAL];
     int order[8 + SPATIAL];  // axes of the result, outer ones first, by the distance in memory
     Sum cval;
+    Sum filter[FILTER > 0 ? FILTER : 1];
 };
 
 struct At {
-    const Input* x;  // null beyond a constant edge
-    const Sum* w;
+    const Input* x;            // null beyond a constant edge
+    long long w;               // the next tap
     long long first[SPATIAL];  // position under the first tap
 };
 
@@ -39,7 +41,7 @@ template <> struct Taps<SPATIAL> {
     static __device__ void add(const Call& call, At& at, const Input* x, Sum& sum)
     {
         const Sum v = x ? Convert<Sum>::of(Convert<Value>::of(*x)) : call.cval;
-        sum = mad(v, *at.w++, sum);
+        sum = mad(v, tap_at(call, at.w++), sum);
     }
 };
 
@@ -48,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(256) any(const __grid_constant__ Ca
     const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
     long long output = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     for (; output < call.outputs; output += step) {
-        At at{call.x, call.w, {}};
+        At at{call.x, 0, {}};
         Value* y = call.y;
         const unsigned char* skip = call.skip;
         long long rest = output;

@@ -39,3 +39,9 @@ struct Spatial {
     long long low;            // positions of the padding before the image
     int taps, stride, dilation, boundary;
 };
+
+// A tap, of those passed by value or of those in memory.
+template <class Call> __device__ inline Sum tap_at(const Call& call, long long at)
+{
+    return FILTER ? call.filter[at] : call.w[at];
+}

@@ -20,8 +20,8 @@
 // and these, always literals:
 //   RX, RY, STRIDE_W, DILATION_W, CHUNK (taps of a row read at a time),
 //   PACKED (M is 1, and rows are read RX elements at a time), UNROLL (rows unrolled),
-//   FILTER (taps passed by value; 0: they are staged in shared memory), W_LANES (each lane has
-//   its own taps), DEEPS (number of deep axes), THREADS
+//   FILTER (room for taps passed by value; 0: they are at `w`), STAGED (whether taps go through
+//   shared memory), W_LANES (each lane has its own taps), DEEPS (number of deep axes), THREADS
 
 struct Call {
     const Input* x;
@@ -45,7 +45,7 @@ struct Call {
 struct Place {
     const Input* x;
     Value* y;
-    const Sum* w;
+    long long w;                       // the first of its taps
     int row, column, lane;             // first output of the tile
     int first[DEEPS > 0 ? DEEPS : 1];  // position under the first tap of each deep axis
 };
@@ -62,7 +62,7 @@ static __device__ inline unsigned digit(unsigned& block, unsigned size)
 
 static __device__ inline Place place_of(const Call& call)
 {
-    Place at{call.x, call.y, call.w, 0, 0, 0, {}};
+    Place at{call.x, call.y, 0, 0, 0, 0, {}};
     unsigned block = blockIdx.x;
     at.lane = digit(block, call.blocks_lane) * (M);
     at.column = digit(block, call.blocks_column) * (blockDim.x / (M)) * RX;
@@ -162,17 +162,17 @@ constexpr int CHUNK_PITCH = (CHUNK + TAP_PACK - 1) / TAP_PACK * TAP_PACK;
 #define TAPS_PITCH ((TAPS_W + CHUNK - 1) / CHUNK * CHUNK_PITCH)
 struct alignas(16) TapPack { Sum v[TAP_PACK]; };
 
-#if FILTER == 0
+#if STAGED
 static __device__ void load_taps(const Call& call, const Place& at, int slab, Sum* taps)
 {
-    const Sum* w = at.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
+    const long long w = at.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
     const int lanes = W_LANES ? M : 1;
     const int threads = blockDim.x * blockDim.y, count = TAPS_H * TAPS_W * lanes;
     for (int e = threadIdx.y * blockDim.x + threadIdx.x; e < count; e += threads) {
         const int lane = at.lane + e % lanes, tap = e / lanes, column = tap % (TAPS_W);
         if (W_LANES && lane >= call.lanes) continue;
         taps[W_LANES ? e : tap / (TAPS_W) * TAPS_PITCH + column / CHUNK * CHUNK_PITCH + column % CHUNK]
-            = w[lane * call.w_lane + tap];
+            = tap_at(call, w + lane * call.w_lane + tap);
     }
 }
 #endif
@@ -182,14 +182,14 @@ static __device__ inline void read_taps(
     const Call& call, const Sum* taps, long long first, int row, int k, int lane,
     Sum (&w)[CHUNK_PITCH])
 {
-#if FILTER || W_LANES
+#if !STAGED || W_LANES
 #pragma unroll
     for (int t = 0; t < CHUNK; ++t)
         if (k + t < TAPS_W)
-#if FILTER
-            w[t] = call.filter[first + row * (TAPS_W) + k + t];
-#else
+#if STAGED
             w[t] = taps[(row * (TAPS_W) + k + t) * (M) + lane];
+#else
+            w[t] = call.filter[first + row * (TAPS_W) + k + t];
 #endif
 #else
     const Sum* from = taps + row * TAPS_PITCH + k / CHUNK * CHUNK_PITCH;
@@ -289,10 +289,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_cons
         __syncthreads();
         load_tile(call, slab_of(call, at, slab), sources, sources + (TILE_W), tile);
         long long first = 0;
-#if FILTER == 0
+#if STAGED
         load_taps(call, at, slab, taps);
 #elif FILTER != TAPS_H * TAPS_W
-        first = at.w - call.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
+        first = at.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
 #endif
         __syncthreads();
         const Sum* under = tile + row * (STRIDE_H) * (PITCH) + column * STRIDE_W * (M) + lane;

@@ -1,0 +1,164 @@
+"""Which memory the threads of a warp touch together, from what the kernel's own arithmetic does.
+
+The elements of x and y are of a type that notes each access.  What the threads of a warp read, or
+write, in one turn of a loop is one request to the memory, which serves it in sectors of 32 bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xconv import api, reference
+from xconv.backends.cuda import CUDABackend
+from xconv.cuda.direct import TiledDirect, nominal
+from xconv.cuda.geometry import Outer
+from xconv.cuda.launch import tiled_fields
+from xconv.cuda.tiling import roles
+
+from .emulator import COMPILER, EmulatedDevice, on_device
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler for the emulated device")
+
+RNG = np.random.default_rng(17)
+WARP = 32
+M_AT = tiled_fields(np.dtype("f4"), 0).fields["m"][1]
+NOTED = """
+#include <vector>
+static std::vector<unsigned long> noted;
+static unsigned long turn;
+static void note(const void* address, int written)
+{
+    const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
+    for (unsigned long n : {(unsigned long)address, (unsigned long)written,
+                            (unsigned long)blockIdx.x, (unsigned long)thread, turn})
+        noted.push_back(n);
+}
+extern "C" void noted_clear() { noted.clear(); }
+extern "C" unsigned long noted_count() { return noted.size(); }
+extern "C" const unsigned long* noted_data() { return noted.data(); }
+struct Noted {
+    float v;
+    explicit Noted(float number) : v(number) {}
+    Noted(const Noted& other) : v(other.v) { note(&other, 0); }
+    Noted& operator=(const Noted& other) { v = other.v; note(this, 1); return *this; }
+};
+inline float number(const Noted& noted) { return noted.v; }
+using Input = Noted;
+using Value = Noted;
+"""
+TURN = "turn = c / step.column_step * 1000ul + r / step.row_step"
+LOOPS = (("const long long row = of_rows[r];", "; "), ("to[r * call.y_row] =", ", "))
+"""Where the two loops touch x and y, and what separates a statement there."""
+
+
+class Noting(EmulatedDevice):
+    """Keeps the accesses of a launch: (address, whether it is written, block, thread, turn)."""
+
+    def __init__(self, edit: Callable[[str], str]) -> None:
+        super().__init__(shared=227 << 10)  # an H100's
+        self.edit = edit
+
+    def kernel(self, name: str, source: str) -> Any:
+        types = "using Input = float;\nusing Value = float;\n"
+        assert source.count(types) == 1
+        source = source.replace(types, NOTED)
+        for text, separator in LOOPS:
+            assert source.count(text) == 1
+            source = source.replace(text, TURN + separator + text)
+        run = super().kernel(name, self.edit(source))
+        library = run.library
+        library.noted_count.restype = ctypes.c_ulong
+        library.noted_data.restype = ctypes.POINTER(ctypes.c_ulong)
+
+        def launch(blocks: int, threads: tuple[int, int], shared: int, argument: bytes) -> None:
+            library.noted_clear()
+            run(blocks, threads, shared, argument)
+            count = library.noted_count()
+            self.noted = np.ctypeslib.as_array(library.noted_data(), (count,)).reshape(-1, 5).copy()
+            self.threads = threads
+            self.lanes = int.from_bytes(argument[M_AT : M_AT + 4], "little")
+
+        return launch
+
+
+def scattered(
+    layout: str, shape: tuple[int, ...], order: Any = None, edit: Callable[[str], str] = str
+) -> dict[str, int]:
+    """How many requests to x, and to y, touch more runs of neighbours in memory than they need."""
+    x = np.ascontiguousarray(RNG.standard_normal(shape, "f4").transpose(order or range(len(shape))))
+    x = x.transpose(np.argsort(order)) if order else x
+    k = np.ones((9,) if "L" in layout else (3, 5), "f4")
+    device = Noting(edit)
+    backend = CUDABackend(device)
+    backend.methods = (TiledDirect(),)
+    plan = api.plan_on(backend, "correlate", on_device(x), k, layout=layout, mode="valid")
+    y = plan(on_device(x))
+    right = reference.expected(x, k, op="correlate", layout=layout, mode="valid")
+    assert not right.disagreement(np.asarray(y), right.direct)
+    lane = roles(nominal(plan.problem)).lane
+    return {
+        name: sum(runs > most for runs, most in requests(device, memory, lane))
+        for name, memory in (("x", x), ("y", np.asarray(y)))
+    }
+
+
+def requests(device: Noting, memory: np.ndarray, lane: Outer | None) -> Iterator[tuple[int, int]]:
+    """Runs of neighbours in memory that each request touches, and how many it needs.
+
+    A warp reads along one row of the tile, which is one run.  Where lanes are interleaved it goes
+    from line to line of the block, along lanes of each column: one run for each line that it
+    begins if the block has all lanes, else one for each column.
+    """
+    begin, (across, _) = memory.ctypes.data, device.threads
+    noted = device.noted[(device.noted[:, 0] >= begin)
+                         & (device.noted[:, 0] < begin + memory.nbytes)]  # fmt: skip
+    touched = defaultdict(list)
+    for address, written, block, thread, turn in noted.tolist():
+        request = written, block, thread // WARP, turn
+        touched[request].append((address - begin) // memory.itemsize)
+    assert touched
+    for elements in touched.values():
+        runs = 1 + int(np.count_nonzero(np.diff(sorted(elements)) != 1))
+        step = across if lane is None or device.lanes == lane.size else device.lanes
+        yield runs, 1 if lane is None else 2 + (WARP - 2) // step
+
+
+CASES = [
+    ("NHW", (3, 70, 160), None),
+    ("NHW", (3, 70, 160), (0, 2, 1)),  # the columns of an image of x lie together
+    ("HWN", (20, 40, 50), None),
+    ("HWN", (20, 40, 7), None),
+    ("HWN", (20, 24, 300), None),
+    ("NHWC", (2, 20, 24, 64), None),
+    ("L", (9000,), None),
+    ("NL", (16, 700), None),
+    ("LN", (300, 33), None),
+]
+
+
+@pytest.mark.parametrize(("layout", "shape", "order"), CASES)
+def test_threads_touch_neighbours(layout: str, shape: tuple[int, ...], order: Any) -> None:
+    assert scattered(layout, shape, order) == {"x": 0, "y": 0}
+
+
+@pytest.mark.parametrize(
+    ("case", "text", "instead", "where"),
+    [
+        (0, "walk(call, X_DOWN)", "walk(call, true)", "x"),
+        (1, "walk(call, X_DOWN)", "walk(call, false)", "x"),
+        (0, "walk(call, Y_DOWN)", "walk(call, true)", "y"),
+        (2, "Walk{y, height, x, width}", "Walk{x, width, y, height}", "x"),
+    ],
+)
+def test_a_walk_across_memory_is_found(case: int, text: str, instead: str, where: str) -> None:
+    def edit(source: str) -> str:
+        assert source.count(text) == 1
+        return source.replace(text, instead)
+
+    assert scattered(*CASES[case], edit)[where] > 0
