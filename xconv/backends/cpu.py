@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -194,8 +195,17 @@ class CPUBackend(Backend):
 
     def peak(self, x: np.ndarray, axes: tuple[int, ...]) -> Any:
         if x.dtype.kind == "c":
-            return np.abs(x).max(axis=axes).astype(np.float64)
-        return np.maximum(x.max(axis=axes), -x.min(axis=axes)).astype(np.float64)
+            x = np.abs(x)
+        high = low = x
+        steps: list[tuple[int, ...]] = [axes]
+        inner = min(range(x.ndim), key=lambda a: abs(x.strides[a]) if x.shape[a] > 1 else math.inf)
+        if (
+            inner not in axes
+        ):  # at once, NumPy's inner loop would be as short as a batch that is last
+            steps = [(a,) for a in sorted(axes, key=lambda a: -abs(x.strides[a]))]
+        for step in steps:
+            high, low = high.max(axis=step, keepdims=True), low.min(axis=step, keepdims=True)
+        return np.maximum(high, -low).astype(np.float64).squeeze(axes)
 
     def transform(self, x: np.ndarray, n: tuple[int, ...], axes: tuple[int, ...]) -> Any:
         import scipy.fft
