@@ -156,11 +156,12 @@ bool one(uint64_t seed, const Isa& isa) {
     x_sizes.push_back(pick(random, {1, 2, 3, 9, 35}) / (b + 1) + (b > 0));
   }
   y_sizes = x_sizes;
-  w_sizes = {pick(random, {1, 1, 2, 11}), pick(random, {1, 1, 2, 5, 9, 19}),
-             pick(random, {1, 1, 3})};
+  w_sizes = {pick(random, {1, 1, 2}), pick(random, {1, 1, 2, 5}), pick(random, {1, 1, 3})};
+  const bool many = random() % 4 == 0;  // enough of them to be the lanes of vectors
+  if (many) w_sizes[random() % 2] = pick(random, {9, 19});
   x_sizes.insert(x_sizes.end(), {w_sizes[0], w_sizes[2]});
   y_sizes.insert(y_sizes.end(), {w_sizes[0], w_sizes[1]});
-  const ptrdiff_t longest[] = {0, 120, 22, 7};
+  const ptrdiff_t longest[] = {0, many ? 30 : 120, many ? 11 : 22, many ? 5 : 7};
   for (size_t s = 0; s < rank; ++s) {
     const ptrdiff_t n = 1 + ptrdiff_t(random() % uint64_t(longest[rank]));
     const ptrdiff_t k = 1 + ptrdiff_t(random() % (rank == 3 ? 3 : 7));
