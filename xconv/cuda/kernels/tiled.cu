@@ -138,6 +138,29 @@ static __device__ inline void find_sources(const Call& call, const Place& at, lo
     }
 }
 
+// An element of the image goes to the tile.  Where its bits stay what they are, devices from sm_80
+// on copy it without the thread waiting for it.
+static __device__ inline void fetch(Sum& to, const Input* from)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    if constexpr (Same<Input, Value>::value && sizeof(Value) == sizeof(Sum)) {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
+                         static_cast<unsigned>(__cvta_generic_to_shared(&to))),
+                     "l"(from), "n"(sizeof(Sum))
+                     : "memory");
+        return;
+    }
+#endif
+    to = Convert<Sum>::of(Convert<Value>::of(*from));
+}
+
+static __device__ inline void wait_for_fetched()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 static __device__ inline void load_tile(
     const Call& call, const Input* x, const long long* of_columns, const long long* of_rows, Sum* tile)
 {
@@ -149,9 +172,8 @@ static __device__ inline void load_tile(
 #pragma unroll 4
         for (int r = step.row; r < TILE_H; r += step.row_step) {
             const long long row = of_rows[r];
-            Sum v = call.cval;
-            if (inside && row != BEYOND) v = Convert<Sum>::of(Convert<Value>::of(x[row + column]));
-            tile[r * PITCH + c] = v;
+            if (inside && row != BEYOND) fetch(tile[r * PITCH + c], x + (row + column));
+            else tile[r * PITCH + c] = call.cval;
         }
     }
 }
@@ -257,6 +279,22 @@ static __device__ inline void accumulate(
 }
 
 // The sums go through shared memory, so that neighbours in memory are written together.
+static __device__ inline void keep_sums(const Call& call, const Sum (&sum)[RY][RX], Sum* to)
+{
+#pragma unroll
+    for (int a = 0; a < RY; ++a) {
+#if PACKED
+        Pack pack;
+#pragma unroll
+        for (int b = 0; b < RX; ++b) pack.v[b] = sum[a][b];
+        *reinterpret_cast<Pack*>(to + a * (PITCH)) = pack;
+#else
+#pragma unroll
+        for (int b = 0; b < RX; ++b) to[a * (PITCH) + b * (M)] = sum[a][b];
+#endif
+    }
+}
+
 static __device__ inline void store_tile(const Call& call, const Place& at, const Sum* tile)
 {
     const Walk step = walk(call, Y_DOWN);
@@ -268,7 +306,7 @@ static __device__ inline void store_tile(const Call& call, const Place& at, cons
         const int lane = at.lane + c % (M), column = at.column + c / (M);
         if (lane >= call.lanes || column >= call.columns_out) continue;
         Value* to = at.y + column * call.y_column + lane * call.y_lane + at.row * call.y_row;
-#pragma unroll 1
+#pragma unroll 4
         for (int r = step.row; r < rows; r += step.row_step)
             to[r * call.y_row] = Convert<Value>::of(tile[r * PITCH + c]);
     }
@@ -294,15 +332,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_cons
 #elif FILTER != TAPS_H * TAPS_W
         first = at.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
 #endif
+        wait_for_fetched();
         __syncthreads();
         const Sum* under = tile + row * (STRIDE_H) * (PITCH) + column * STRIDE_W * (M) + lane;
         accumulate(call, under, taps, first, lane, sum);
     }
     __syncthreads();
-#pragma unroll
-    for (int a = 0; a < RY; ++a)
-#pragma unroll
-        for (int b = 0; b < RX; ++b) tile[(row + a) * (PITCH) + (column + b) * (M) + lane] = sum[a][b];
+    keep_sums(call, sum, tile + row * (PITCH) + column * (M) + lane);
     __syncthreads();
     store_tile(call, at, tile);
 }

@@ -37,6 +37,9 @@ __device__ inline float half_value(unsigned short bits)
 }
 #endif
 
+template <class A, class B> struct Same { static constexpr bool value = false; };
+template <class A> struct Same<A, A> { static constexpr bool value = true; };
+
 // The arithmetic number that a stored one stands for.
 template <class T> __device__ inline T number(T v) { return v; }
 __device__ inline int number(Bool v) { return v.bits != 0; }
