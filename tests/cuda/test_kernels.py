@@ -174,10 +174,11 @@ def test_what_has_no_tile_runs_on_the_general_kernel() -> None:
 
 
 BROKEN = [
-    ("tiled", "__syncthreads();\n        const Sum* under", "const Sum* under", "no barrier"),
+    ("tiled", "__syncthreads();\n        const Sum* window", "const Sum* window", "no barrier"),
     ("tiled", "STRIDE_W - call.columns_low", "STRIDE_W - call.columns_low + 1", "halo off by one"),
     ("tiled", "column >= call.columns_out) continue", "column > call.columns_out) continue",
      "store past the edge"),
+    ("tiled", "begin > last ? last : begin", "begin > last ? last - 1 : begin", "last tile misplaced"),
     ("any", "at < size ? at : 2 * size - 1 - at", "at < size ? at : 2 * size - at", "wrong border"),
     ("any", "tap_at(call, at.w++)", "tap_at(call, at.w)", "one tap for all"),
 ]  # fmt: skip
@@ -196,9 +197,10 @@ def test_broken_kernels_are_found(
 
     monkeypatch.setattr(launch, "kernel_source", broken)
     method = TiledDirect() if kernel == "tiled" else AnyDirect()
-    x, k = values((2, 30, 50), "float32"), values((5, 5), "float32")
-    found = wrong(EmulatedDevice(), x, k, method, boundary="reflect", mode="valid" if what ==
-                  "store past the edge" else "full")  # fmt: skip
+    past = what == "store past the edge"  # of a tile that is wider than the result
+    x, k = values((2, 30, 9 if past else 50), "float32"), values((5, 5), "float32")
+    mode = "valid" if past else "full"
+    found = wrong(EmulatedDevice(), x, k, method, boundary="reflect", mode=mode)
     assert "outputs off" in found
 
 

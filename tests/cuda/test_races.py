@@ -69,7 +69,7 @@ def test_no_races(tmp_path: Path) -> None:
     "barrier",
     [
         "__syncthreads();\n        load_tile",
-        "__syncthreads();\n        const Sum* under",
+        "__syncthreads();\n        const Sum* window",
         "__syncthreads();\n    keep_sums",
         "__syncthreads();\n    store_tile",
     ],

@@ -264,7 +264,8 @@ def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
     return (literal if tile.fixed else in_call) | {
         "RX": tile.rx, "RY": tile.ry,
         "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
-        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.fixed),
+        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.unrolled),
+        "UNROLL_CHUNKS": min(-(-columns.taps // tile.chunk), 4) if tile.fixed else 1,
         "DEEPS": len(part.deep), "FILTER": filters, "STAGED": int(tile.staged),
         "W_LANES": int(bool(part.lane and part.lane.w)),
     }  # fmt: skip

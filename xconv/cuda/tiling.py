@@ -18,6 +18,8 @@ _LARGEST = 1 << 30
 _UNROLLED = 8192
 """Multiply-adds that may be written out: more takes NVRTC seconds, and leaves the instruction
 cache."""
+_CHUNK = 16
+"""Most taps of a row that are read at a time."""
 _ONE_ROW = Spatial(0, 0, 1, 1, low=0, taps=1, stride=1, dilation=1, boundary=0)
 
 
@@ -92,6 +94,8 @@ class Tile:
 
     fixed: bool
     """Whether taps, lanes and pitch are literals in the kernel."""
+    unrolled: bool
+    """Whether the kernel is written out for all taps, not for those of one row."""
     staged: bool
     """Whether taps go through shared memory."""
     rx: int
@@ -142,11 +146,11 @@ def choose(
     rx = max(16 // itemsize, 1) * (2 if ry == 1 and itemsize < 16 else 1)
     if part.lane:  # no reads of 16 bytes at a time, which ask for a power of two
         rx += rx // 2
-    fixed = fixed and columns.taps <= 16
-    fixed = fixed and rx * ry * rows.taps * columns.taps * max(itemsize // 4, 1) <= _UNROLLED
+    unrolled = fixed and columns.taps <= 16
+    unrolled = unrolled and rx * ry * rows.taps * columns.taps * max(itemsize // 4, 1) <= _UNROLLED
     best: tuple[float, Tile] | None = None
     for m, groups, lines in _shapes(part, rx, ry):
-        tile = _tile(part, itemsize, fixed, by_value, (rx, ry), (m, groups, lines))
+        tile = _tile(part, itemsize, fixed, unrolled, by_value, (rx, ry), (m, groups, lines))
         if tile.shared > shared:
             continue
         cost = _cost(part, tile, itemsize, shared, processors)
@@ -178,13 +182,16 @@ def _tile(
     part: Roles,
     itemsize: int,
     fixed: bool,
+    unrolled: bool,
     by_value: bool,
     outputs: tuple[int, int],
     shape: tuple[int, int, int],
 ) -> Tile:
     (rx, ry), (m, groups, lines) = outputs, shape
     columns, rows = part.columns, part.rows
-    chunk = columns.taps if fixed else 8 if columns.stride + columns.dilation <= 4 else 4
+    chunk = 8 if columns.stride + columns.dilation <= 4 else 4
+    if fixed:
+        chunk = columns.taps if columns.taps <= _CHUNK else _CHUNK
     chunks = -(-columns.taps // chunk)
     packed = m == 1 and part.lane is None and (chunks == 1 or chunk * columns.dilation % rx == 0)
     window = (rx - 1) * columns.stride + (chunk - 1) * columns.dilation + 1
@@ -198,12 +205,12 @@ def _tile(
     per_pack = max(16 // itemsize, 1)
     in_row = chunks * (-(-chunk // per_pack) * per_pack)
     each_lane = part.lane is not None and part.lane.w != 0
-    staged = not (fixed and by_value) or each_lane
+    staged = not (unrolled and by_value) or each_lane
     taps = rows.taps * (columns.taps * m if each_lane else in_row) if staged else 0
     tile = -(-height * pitch * itemsize // 32) * 32
     sources = -(-(tile + taps * itemsize) // 32) * 32
     return Tile(
-        fixed, staged, rx, ry, chunk, packed, m, groups, lines, height, width, pitch,
+        fixed, unrolled, staged, rx, ry, chunk, packed, m, groups, lines, height, width, pitch,
         elements=tile // itemsize, sources_at=sources, shared=sources + 8 * (width + height),
     )  # fmt: skip
 

@@ -19,7 +19,8 @@
 //   X_DOWN, Y_DOWN  whether rows, not columns, are neighbours in the memory of x and y
 // and these, always literals:
 //   RX, RY, STRIDE_W, DILATION_W, CHUNK (taps of a row read at a time),
-//   PACKED (M is 1, and rows are read RX elements at a time), UNROLL (rows unrolled),
+//   PACKED (M is 1, and rows are read RX elements at a time), UNROLL (whether rows are unrolled, too),
+//   UNROLL_CHUNKS (how many chunks are where rows are not),
 //   FILTER (room for taps passed by value; 0: they are at `w`), STAGED (whether taps go through
 //   shared memory), W_LANES (each lane has its own taps), DEEPS (number of deep axes), THREADS
 
@@ -60,13 +61,21 @@ static __device__ inline unsigned digit(unsigned& block, unsigned size)
     return remainder;
 }
 
+// Where a tile of `length` begins on an axis of `size`.  The last one is moved back, so that it
+// ends with the axis: it computes some outputs once more, which are the same.
+static __device__ inline int begin_of(unsigned which, int length, int size)
+{
+    const int begin = static_cast<int>(which) * length, last = size - length;
+    return last > 0 && begin > last ? last : begin;
+}
+
 static __device__ inline Place place_of(const Call& call)
 {
     Place at{call.x, call.y, 0, 0, 0, 0, {}};
     unsigned block = blockIdx.x;
-    at.lane = digit(block, call.blocks_lane) * (M);
-    at.column = digit(block, call.blocks_column) * (blockDim.x / (M)) * RX;
-    at.row = digit(block, call.blocks_row) * blockDim.y * RY;
+    at.lane = begin_of(digit(block, call.blocks_lane), M, call.lanes);
+    at.column = begin_of(digit(block, call.blocks_column), blockDim.x / (M) * RX, call.columns_out);
+    at.row = begin_of(digit(block, call.blocks_row), blockDim.y * RY, call.rows_out);
 #pragma unroll
     for (int d = 0; d < DEEPS; ++d) {
         const Spatial& axis = call.deep[d];
@@ -120,17 +129,40 @@ static __device__ inline Walk walk(const Call& call, bool down)
 // element of the image, or BEYOND.
 constexpr long long BEYOND = -0x7fffffffffffffffLL - 1;
 
-static __device__ inline void find_sources(const Call& call, const Place& at, long long* sources)
+// The first row and column under a tile, and what its elements may do without being looked at.
+struct Under {
+    int row, column;
+    bool rows, columns;  // none lies beyond a constant edge; lanes count among the columns
+    bool packs;          // a row's columns follow each other in memory, from a multiple of 16 bytes
+};
+
+constexpr bool SAME_BITS = Same<Input, Value>::value && sizeof(Value) == sizeof(Sum);
+constexpr int PACK = 16 / sizeof(Sum);  // elements of 16 bytes
+
+static __device__ inline Under under_tile(const Call& call, const Place& at)
 {
-    const int row0 = at.row * (STRIDE_H) - call.rows_low;
-    const int column0 = at.column * STRIDE_W - call.columns_low;
+    const int row = at.row * (STRIDE_H) - call.rows_low, column = at.column * STRIDE_W - call.columns_low;
+    const int packed = (TILE_W + PACK - 1) / PACK * PACK;
+    Under under{row, column, true, true, false};
+    if (!call.rows_boundary) under.rows = row >= 0 && row + (TILE_H) <= call.rows_in;
+    if (!call.columns_boundary) under.columns = column >= 0 && column + TILE_W / (M) <= call.columns_in;
+    under.columns = under.columns && at.lane + (M) <= call.lanes;
+    under.packs = SAME_BITS && M == 1 && call.x_column == 1 && under.rows && PITCH % PACK == 0
+        && column >= 0 && column + packed <= call.columns_in && packed <= PITCH
+        && call.x_row * sizeof(Input) % 16 == 0;
+    return under;
+}
+
+static __device__ inline void find_sources(
+    const Call& call, const Place& at, const Under& under, long long* sources)
+{
     const int threads = blockDim.x * blockDim.y;
 #pragma unroll 1
     for (int e = threadIdx.y * blockDim.x + threadIdx.x; e < TILE_W + (TILE_H); e += threads) {
         const bool is_row = e >= TILE_W;
         const int element = is_row ? e - (TILE_W) : e / (M);
         const int i = source_index(
-            element + (is_row ? row0 : column0), is_row ? call.rows_in : call.columns_in,
+            element + (is_row ? under.row : under.column), is_row ? call.rows_in : call.columns_in,
             is_row ? call.rows_boundary : call.columns_boundary);
         const int lane = is_row ? 0 : at.lane + e % (M);
         sources[e] = i < 0 || lane >= call.lanes
@@ -143,7 +175,7 @@ static __device__ inline void find_sources(const Call& call, const Place& at, lo
 static __device__ inline void fetch(Sum& to, const Input* from)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    if constexpr (Same<Input, Value>::value && sizeof(Value) == sizeof(Sum)) {
+    if constexpr (SAME_BITS) {
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
                          static_cast<unsigned>(__cvta_generic_to_shared(&to))),
                      "l"(from), "n"(sizeof(Sum))
@@ -154,6 +186,19 @@ static __device__ inline void fetch(Sum& to, const Input* from)
     to = Convert<Sum>::of(Convert<Value>::of(*from));
 }
 
+// 16 bytes of them, which must lie on a multiple of 16.
+static __device__ inline void fetch_pack(Sum* to, const Input* from)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     static_cast<unsigned>(__cvta_generic_to_shared(to))),
+                 "l"(from)
+                 : "memory");
+#else
+    for (int e = 0; e < PACK; ++e) to[e] = Convert<Sum>::of(Convert<Value>::of(from[e]));
+#endif
+}
+
 static __device__ inline void wait_for_fetched()
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -161,21 +206,51 @@ static __device__ inline void wait_for_fetched()
 #endif
 }
 
-static __device__ inline void load_tile(
+// The tile by elements; none of them lies beyond an edge if WHOLE.
+template <bool WHOLE> static __device__ inline void load_elements(
     const Call& call, const Input* x, const long long* of_columns, const long long* of_rows, Sum* tile)
 {
     const Walk step = walk(call, X_DOWN);
 #pragma unroll 1
     for (int c = step.column; c < TILE_W; c += step.column_step) {
         const long long column = of_columns[c];
-        const bool inside = x && column != BEYOND;
+        const bool inside = WHOLE || (x && column != BEYOND);
 #pragma unroll 4
         for (int r = step.row; r < TILE_H; r += step.row_step) {
             const long long row = of_rows[r];
-            if (inside && row != BEYOND) fetch(tile[r * PITCH + c], x + (row + column));
+            if (WHOLE || (inside && row != BEYOND)) fetch(tile[r * PITCH + c], x + (row + column));
             else tile[r * PITCH + c] = call.cval;
         }
     }
+}
+
+// The tile by 16 bytes: the threads go along one row after the other.
+static __device__ inline void load_packs(
+    const Call& call, const Input* x, const long long* of_rows, Sum* tile)
+{
+    const int width = (TILE_W + PACK - 1) / PACK, threads = blockDim.x * blockDim.y;
+    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
+    const int rows = threads / width, columns = threads % width;
+    int r = thread / width, c = thread % width;
+#pragma unroll 4
+    for (; r < TILE_H; r += rows, c += columns) {
+        if (c >= width) {
+            c -= width;
+            if (++r >= TILE_H) break;
+        }
+        fetch_pack(tile + r * PITCH + c * PACK, x + (of_rows[r] + c * PACK));
+    }
+}
+
+static __device__ inline void load_tile(
+    const Call& call, const Under& under, const Input* x, const long long* sources, Sum* tile)
+{
+    const long long* rows = sources + (TILE_W);
+    const Input* first = x + under.column;
+    if (under.packs && x && reinterpret_cast<unsigned long long>(first) % 16 == 0)
+        load_packs(call, first, rows, tile);
+    else if (under.rows && under.columns && x) load_elements<true>(call, x, sources, rows, tile);
+    else load_elements<false>(call, x, sources, rows, tile);
 }
 
 // Taps in shared memory: rows of chunks, each padded to whole 16 bytes; or of M lanes.
@@ -256,7 +331,7 @@ static __device__ inline void accumulate(
 #if UNROLL
 #pragma unroll
 #else
-#pragma unroll 1
+#pragma unroll UNROLL_CHUNKS
 #endif
         for (int k = 0; k < TAPS_W; k += CHUNK) {
             Sum v[WINDOW_PACKS * RX];
@@ -320,12 +395,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_cons
     long long* const sources = reinterpret_cast<long long*>(memory + call.sources_at);
     const int lane = threadIdx.x % (M), column = threadIdx.x / (M) * RX, row = threadIdx.y * RY;
     const Place at = place_of(call);
-    find_sources(call, at, sources);
+    const Under under = under_tile(call, at);
+    find_sources(call, at, under, sources);
     Sum sum[RY][RX] = {};
 #pragma unroll 1
     for (int slab = 0; slab < SLABS; ++slab) {
         __syncthreads();
-        load_tile(call, slab_of(call, at, slab), sources, sources + (TILE_W), tile);
+        load_tile(call, under, slab_of(call, at, slab), sources, tile);
         long long first = 0;
 #if STAGED
         load_taps(call, at, slab, taps);
@@ -334,8 +410,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_cons
 #endif
         wait_for_fetched();
         __syncthreads();
-        const Sum* under = tile + row * (STRIDE_H) * (PITCH) + column * STRIDE_W * (M) + lane;
-        accumulate(call, under, taps, first, lane, sum);
+        const Sum* window = tile + row * (STRIDE_H) * (PITCH) + column * STRIDE_W * (M) + lane;
+        accumulate(call, window, taps, first, lane, sum);
     }
     __syncthreads();
     keep_sums(call, sum, tile + row * (PITCH) + column * (M) + lane);
