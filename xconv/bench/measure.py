@@ -18,6 +18,8 @@ import numpy as np
 __all__ = ["Budget", "Timing", "clock", "in_turn", "scratch", "summary", "warmed"]
 
 Call = Callable[[], Any]
+Clock = Callable[[Call, int], float]
+"""Seconds per call over so many calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,6 @@ def clock(call: Call, number: int) -> float:
         call()
     return (time.perf_counter() - begin) / number
 
-
-Clock = Callable[[Call, int], float]
 
 def warmed(call: Call, timer: Clock, again: float) -> float:
     """Seconds of a call that is not the very first, which starts threads, fills caches, compiles

@@ -11,7 +11,7 @@ from .device import Device
 from .geometry import record
 from .source import kernel_source
 
-__all__ = ["bandwidth", "flops", "multiply_adds", "source"]
+__all__ = ["bandwidth", "flops", "keep_busy", "multiply_adds", "source"]
 
 CHAINS, STEPS, THREADS = 8, 32, 256
 BLOCKS = 96
@@ -36,9 +36,11 @@ def multiply_adds(
     blocks = BLOCKS * device.processors()
     y = device.xp.empty(blocks * THREADS, dtype=np.dtype(dtype))
     kernel = device.kernel("peak", source(dtype))
-    kind = np.dtype(dtype)
-    fields = (("y", np.uint64, 0), ("factor", kind, 0), ("addend", kind, 0), ("rounds", np.int32, 0))
-    argument = np.array((device.pointer(y), 0.5, 1.0, rounds), record(fields)).tobytes()
+    value = np.dtype(dtype)
+    call = record(
+        [("y", np.uint64, 0), ("factor", value, 0), ("addend", value, 0), ("rounds", np.int32, 0)]
+    )
+    argument = np.array((device.pointer(y), 0.5, 1.0, rounds), call).tobytes()
     operations = 2.0 * CHAINS * STEPS * rounds * y.size
     return lambda: kernel(blocks, (THREADS, 1), 0, argument), y, operations
 
@@ -49,6 +51,13 @@ def flops(device: Device, dtype: str) -> float:
     return operations / min(device.seconds(call) for _ in range(TIMES))
 
 
+def keep_busy(device: Device, seconds: float) -> None:
+    """Order about so many seconds of multiply-adds; the host does not wait for them."""
+    call, _, _ = multiply_adds(device, "float32")
+    for _ in range(int(seconds / device.seconds(call))):
+        call()
+
+
 def bandwidth(device: Device, nbytes: int = 1 << 30) -> float:
     """Bytes read and written per second by copies of so many bytes, far more than caches hold."""
     x = device.xp.ones(nbytes // 8, dtype=np.dtype(np.float64))
@@ -57,4 +66,4 @@ def bandwidth(device: Device, nbytes: int = 1 << 30) -> float:
     def copy() -> None:
         y[...] = x
 
-    return 2 * x.nbytes / min(device.seconds(copy) for _ in range(TIMES))
+    return 2.0 * nbytes / min(device.seconds(copy) for _ in range(TIMES))
