@@ -33,6 +33,10 @@ COPY = "copy on the device"
 """No contender: reading the image and writing as much."""
 
 
+DEVICE = "cuda"
+"""PyTorch's name of it."""
+
+
 def _cupy() -> Any:
     return optional("cupy", "xconv[cuda12] or xconv[cuda13]")
 
@@ -217,4 +221,4 @@ def _torch(how: str, case: Case, x: Any, k: Array, workers: int) -> Contender:
         raise Refused("this PyTorch has no CUDA")
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
-    return torch_conv(how, case, x, k, workers, "cuda", cupy.asarray)
+    return torch_conv(how, case, x, k, workers, DEVICE, cupy.asarray)
