@@ -129,7 +129,7 @@ def test_without_platformdirs_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "_EACH", 0.0)
+    monkeypatch.setattr(CPUBackend, "calibration_seconds", 0.0)
     floats = [pair for pair in calibrate._CASES if pair[1] == "float32"][:2]
     monkeypatch.setattr(calibrate, "_CASES", [*floats, *calibrate._CASES[-1:]])
 
@@ -137,7 +137,13 @@ def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("few_cases")
 def test_every_method_of_the_cpu_is_measured() -> None:
     backend = CPUBackend()
-    found, efficiencies = calibrate.measure(backend)
+    lines = calibrate.measure(backend)
+    told = []
+    with pytest.raises(StopIteration) as end:
+        while True:
+            told.append(next(lines))
+    found, efficiencies = end.value.value
+    assert [line.partition(":")[0] for line in told] == ["float32", calibrate._CASES[-1][1]]
     assert all(0 <= share <= 1 for share in efficiencies.values())
     assert set(efficiencies) <= {f"{name.partition('.')[0]}.efficiency" for name in backend.rates}
     assert len(found) >= 2 * len(backend.methods) + 1
