@@ -98,6 +98,6 @@ def copies(moved: Array) -> Callable[[], Any] | None:
 
     def both() -> None:
         packed(moved)
-        packed(back.transpose(order))
+        packed(back.transpose(order.tolist()))
 
     return both
