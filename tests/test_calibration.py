@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -134,15 +136,20 @@ def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "_CASES", [*floats, *calibrate._CASES[-1:]])
 
 
+def exhaust(lines: Generator[str, None, Any], told: list[str]) -> Any:
+    """What a generator returns, once it has told everything."""
+    while True:
+        try:
+            told.append(next(lines))
+        except StopIteration as end:
+            return end.value
+
+
 @pytest.mark.usefixtures("few_cases")
 def test_every_method_of_the_cpu_is_measured() -> None:
     backend = CPUBackend()
-    lines = calibrate.measure(backend)
-    told = []
-    with pytest.raises(StopIteration) as end:
-        while True:
-            told.append(next(lines))
-    found, efficiencies = end.value.value
+    told: list[str] = []
+    found, efficiencies = exhaust(calibrate.measure(backend), told)
     assert [line.partition(":")[0] for line in told] == ["float32", calibrate._CASES[-1][1]]
     assert all(0 <= share <= 1 for share in efficiencies.values())
     assert set(efficiencies) <= {f"{name.partition('.')[0]}.efficiency" for name in backend.rates}
