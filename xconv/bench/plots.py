@@ -232,7 +232,7 @@ def roofline(records: list[Record], gpu: bool = False) -> str | None:
         (r["flops"] / r["bytes"], r["flops"] / median(r), r["case"]["dtype"])
         for r in of_kind(records, "result")
         if r["status"] == "ok" and r["case"]["dtype"] in ("float32", "float64")
-        and r["contender"] == direct.get(r["case"]["suite"])
+        and r["contender"] == direct.get(r["case"]["suite"]) and not r["case"]["host"]
     ]  # fmt: skip
     if not limit or not points:
         return None
