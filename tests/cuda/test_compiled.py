@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from xconv.cuda import launch, tiling
+from xconv.cuda import launch, peak, tiling
 from xconv.cuda.geometry import Geometry, Outer, Spatial
 from xconv.cuda.source import kernel_source, sum_dtype
 
@@ -53,6 +53,8 @@ TABLE = (
     Row("any", "float32", "NHW", 5, registers=96),
     Row("any", "complex128", "NHW", 5, registers=128),
     Row("any", "bfloat16", "NHW", 5, registers=96),
+    Row("peak", "float32", "", 0, registers=32, share=0.80),
+    Row("peak", "float64", "", 0, registers=40, share=0.80),
 )
 CASES = [
     (row, architecture)
@@ -65,6 +67,8 @@ ADDS = ("FFMA", "DFMA")
 
 def source_of(row: Row) -> str:
     """For 50 images of 1000 x 1000, "valid", on a card with A100's shared memory."""
+    if row.name == "peak":
+        return peak.source(row.dtype)
     if row.name == "any":
         return kernel_source("any", row.dtype, row.dtype, {"SPATIAL": 3, "FILTER": 100})
     size, taps = 1000, row.taps
