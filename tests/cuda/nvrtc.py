@@ -36,7 +36,7 @@ class Usage:
     """In their order, without modifiers."""
 
     def share(self, *names: str) -> float:
-        """Of these among the instructions from the first of them to the last: where sums are made."""
+        """Of these from the first of them to the last: where sums are made."""
         places = [n for n, name in enumerate(self.instructions) if name in names]
         return len(places) / (places[-1] - places[0] + 1) if places else 0.0
 

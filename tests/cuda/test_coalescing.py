@@ -75,7 +75,8 @@ class Noting(EmulatedDevice):
         source = source.replace(types, NOTED)
         for text, before in PLACES.items():
             head, found, tail = source.partition(text)
-            assert found and text not in tail
+            assert found
+            assert text not in tail
             statement, end, tail = tail.partition(";")
             source = head + before + found + statement + end + " }" + tail
         run = super().kernel(name, self.edit(source))

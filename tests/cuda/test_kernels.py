@@ -178,7 +178,8 @@ BROKEN = [
     ("tiled", "STRIDE_W - call.columns_low", "STRIDE_W - call.columns_low + 1", "halo off by one"),
     ("tiled", "column >= call.columns_out) break", "column > call.columns_out) break",
      "store past the edge"),
-    ("tiled", "begin > last ? last : begin", "begin > last ? last - 1 : begin", "last tile misplaced"),
+    ("tiled", "begin > last ? last : begin", "begin > last ? last - 1 : begin",
+     "last tile misplaced"),
     ("any", "at < size ? at : 2 * size - 1 - at", "at < size ? at : 2 * size - at", "wrong border"),
     ("any", "tap_at(call, at.w++)", "tap_at(call, at.w)", "one tap for all"),
 ]  # fmt: skip

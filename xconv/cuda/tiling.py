@@ -232,8 +232,8 @@ def _cost(part: Roles, tile: Tile, itemsize: int, shared: int, processors: int) 
     """Cycles of the busiest processor, about.
 
     Counted are a thread's instructions, wavefronts of shared memory, the time that one thread
-    takes where there are few, and bytes moved.  The weights were fitted to 1,550 kernels timed on
-    an H200 (2026-11-26): the cheapest by this figure took 1.08 times as long as the fastest, in the
+    takes where there are few, and bytes moved.  The weights were fitted to 1,511 kernels timed on
+    an H200 (2026-11-26): the cheapest by this figure took 1.06 times as long as the fastest, in the
     mean of 46 problems.
     """
     rows, columns, words = part.rows, part.columns, itemsize / 4
@@ -249,16 +249,16 @@ def _cost(part: Roles, tile: Tile, itemsize: int, shared: int, processors: int) 
     taps = tile.ry * rows.taps * chunks * -(-chunk * itemsize // 16) if tile.staged else 0
     products = float(outputs * rows.taps * columns.taps)
     if tile.unrolled:  # much code leaves the instruction cache
-        products *= 1 + 6e-5 * max(products - 2500, 0)
+        products *= 1 + 4e-5 * max(products - 2640, 0)
     copied = tile.height * tile.width / threads
     wide = tile.wide if part.lane and part.lane.size % tile.wide == 0 else 1
-    copies = copied * (4.8 * words if tile.packed else 2.0 / wide)
-    sums = products * {8: 2.1, 16: 4}.get(itemsize, 1) + 1.4 * windows + 3 * taps
-    instructions = part.slabs * (sums + copies) + 1.4 * outputs + 200
+    copies = copied * (2.6 * words if tile.packed else 7.6 / wide)
+    sums = products * {8: 1.9, 16: 4}.get(itemsize, 1) + 1.1 * windows + 0.7 * taps
+    instructions = part.slabs * (sums + copies) + 1.7 * outputs + 480
     read = windows * (4 if tile.packed else words) + taps + copied * words
-    wavefronts = 1.1 * (part.slabs * read + 2 * outputs * words)
+    wavefronts = 1.5 * (part.slabs * read + 2 * outputs * words)
 
-    registers = -(-min(int(1.6 * (outputs + packed) * words) + 50, 255) // 8) * 8
+    registers = 8 * math.ceil(min(1.54 * (outputs + packed) * words + 16, 255) / 8)
     resident = min(
         shared // (tile.shared + 1024), (1 << 16) // (registers * 32 * warps), 64 // warps, 32
     )
@@ -267,11 +267,13 @@ def _cost(part: Roles, tile: Tile, itemsize: int, shared: int, processors: int) 
 
     def wave(blocks: int) -> float:
         each = max(instructions / 4, wavefronts) * warps
-        return max(blocks * each, 2.9 * instructions) + 320
+        return max(blocks * each, 5.45 * instructions) + 84
 
     full, rest = divmod(blocks, processors * resident)
     busy = full * wave(resident) + (wave(-(-rest // processors)) if rest else 0.0)
-    run = (tile.m if part.lane else tile.width) * itemsize / 32  # sectors that lie together
-    sectors = tile.height * (tile.width // tile.m if part.lane else 1) * (math.ceil(run) + 0.9)
-    moved = blocks * (32 * sectors * part.slabs + threads * outputs * itemsize) / 23.5 / processors
+    runs = 1  # in memory, of each row of the tile
+    if part.lane and tile.m < part.lane.size:
+        runs = tile.width // tile.m
+    sectors = tile.height * runs * (math.ceil(tile.width // runs * itemsize / 32) + 0.9)
+    moved = blocks * (32 * sectors * part.slabs + threads * outputs * itemsize) / 11.5 / processors
     return max(busy, moved) + 0.75 * min(busy, moved)
