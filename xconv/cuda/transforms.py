@@ -19,7 +19,7 @@ from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem, Work, itemsize
-from . import fourier, tiling
+from . import fourier, planes, tiling
 from .direct import dtype_refusal, kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
 from .launch import launch_any, tiled_launch
@@ -118,7 +118,7 @@ class CuFFT(FFT):
         return super().refuses(problem) or kernel_refusal(problem)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
-        return fourier.work(problem, limits)
+        return planes.work(problem, limits)
 
     def prepare(
         self, backend: Any, problem: Problem, weights: Any, facts: Any, limits: Limits
