@@ -240,7 +240,7 @@ def test_the_work_areas_of_transforms_are_bounded_between_calls() -> None:
     """Plans of many shapes would stay; what is over the limit goes, the oldest first."""
     backend, k, limit = CUDABackend(EmulatedDevice()), np.ones((9, 9), "f4"), 300_000
     made = set()
-    for n in range(40, 100, 10):
+    for n in range(60, 120, 10):
         x = on_device(np.ones((4, n, n), "f4"))
         plan = api.plan_on(backend, "convolve", x, k, method="fft", max_memory=limit)
         y = plan(x)

@@ -148,7 +148,7 @@ def test_what_is_safe_is_transformed(monkeypatch: pytest.MonkeyPatch, limit: int
     device = EmulatedDevice()
     plan = api.plan_on(backend_on(device), "convolve", on_device(x), k, max_memory=limit)
     y = plan(on_device(x))
-    assert len(device.launches) == 3 * (1 if limit > 1 << 16 else 6)
+    assert len(device.launches) == 3 * (1 if limit > 1 << 16 else 3)
     right = reference.expected(x, k).values
     ratio = (np.asarray(y)[np.isfinite(right)] / right[np.isfinite(right)]).astype("f8")
     image = np.broadcast_to(np.arange(6)[:, None, None], right.shape)[np.isfinite(right)]
@@ -209,7 +209,7 @@ def test_work_areas_beyond_what_was_assumed_make_blocks_smaller(
     assert device.plans.nbytes <= limit
     assert len(device.launches) > 6
     with pytest.raises(MemoryLimitError, match="work areas; raise max_memory"):
-        wrong(EmulatedDevice(), x[:1, :4, :4], k, max_memory=600)
+        wrong(EmulatedDevice(), x[:1, :4, :4], k, max_memory=500)
 
 
 def test_a_transform_of_a_padded_image_is_no_longer_than_image_and_kernel() -> None:
@@ -240,16 +240,46 @@ def test_good_sizes() -> None:
 
 
 BROKEN: list[tuple[str, str, str, str, str]] = [
-    ("gather", "HWN", "__syncthreads();\n    if (y == 0 && mine < planes", "if (y == 0 && mine < planes", "no barrier"),
-    ("gather", "NHW", "- axis.low + c);\n        found", "- axis.low + c + 1);\n        found", "halo off by one"),
+    (
+        "gather",
+        "HWN",
+        "__syncthreads();\n    if (y == 0 && mine < planes",
+        "if (y == 0 && mine < planes",
+        "no barrier",
+    ),
+    (
+        "gather",
+        "NHW",
+        "- axis.low + c);\n        found",
+        "- axis.low + c + 1);\n        found",
+        "halo off by one",
+    ),
     ("gather", "NHW", "if (peak) atomicMax(&peaks[plane.tile - first], peak)", "", "no peaks"),
-    ("gather", "HWN", "atomicMax(&peaks[x], peak)", "atomicMax(&peaks[0], peak)", "peaks of another image"),
-    ("multiply", "NHW", "mad(x[t], k, sum[t][o])", "mad(k, Sum{x[t].re, -x[t].im}, sum[t][o])", "a correlation"),
+    (
+        "gather",
+        "HWN",
+        "atomicMax(&peaks[x], peak)",
+        "atomicMax(&peaks[0], peak)",
+        "peaks of another image",
+    ),
+    (
+        "multiply",
+        "NHW",
+        "mad(x[t], k, sum[t][o])",
+        "mad(k, Sum{x[t].re, -x[t].im}, sum[t][o])",
+        "a correlation",
+    ),
     ("scatter", "HWN", "__syncthreads();", "", "no barrier before storing"),
     ("scatter", "NHW", "at < call.length[a] ? at : at - call.length[a]", "at", "not wrapped"),
-    ("scatter", "NHW", "left < most ? static_cast<int>(left) : most", "most", "store past the edge"),
+    (
+        "scatter",
+        "NHW",
+        "left < most ? static_cast<int>(left) : most",
+        "most",
+        "store past the edge",
+    ),
     ("scatter", "NHW", "peak <= call.high", "peak <= 0xffffffff", "NaN is transformed"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
