@@ -17,6 +17,7 @@ void emulated_barrier();
 #define __global__
 #define __device__
 #define __grid_constant__
+#define __noinline__
 #define __launch_bounds__(...)
 #define __syncthreads emulated_barrier
 #define XCONV_SHARED(name) unsigned char* const name = emulated_shared
@@ -27,6 +28,15 @@ inline unsigned __umulhi(unsigned a, unsigned b)
 }
 inline unsigned __float_as_uint(float v) { unsigned bits; memcpy(&bits, &v, 4); return bits; }
 inline float __uint_as_float(unsigned bits) { float v; memcpy(&v, &bits, 4); return v; }
+
+inline int __double2hiint(double v) { long long bits; memcpy(&bits, &v, 8); return bits >> 32; }
+inline int __double2loint(double v) { long long bits; memcpy(&bits, &v, 8); return bits; }
+inline unsigned atomicMax(unsigned* at, unsigned v)
+{
+    unsigned old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (old < v && !__atomic_compare_exchange_n(at, &old, v, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    return old;
+}
 
 // Half precision in software: `scale` is the last place of a half of the magnitude of v.
 inline unsigned short half_bits(double v)

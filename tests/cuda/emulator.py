@@ -23,6 +23,8 @@ import array_api_compat.numpy
 import numpy as np
 import scipy.fft
 
+from xconv.cuda.plans import Plans
+
 HERE = Path(__file__).parent
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 BEHIND = """
@@ -56,23 +58,35 @@ class Namespace:
         return call
 
 
-class Transforms:
-    """scipy.fft with the plans that CuPy keeps: the bytes of their work areas, last used last."""
+class EmulatedTransform:
+    """scipy.fft in place; it has a work area where an axis is longer than `PLAIN`."""
 
-    def __init__(self) -> None:
-        self.plans: dict[Any, int] = {}
+    PLAIN = 64
 
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(scipy.fft, name)
+    def __init__(self, lengths: tuple[int, ...], planes: int, dtype: str, inverse: bool) -> None:
+        self.real = not dtype.startswith("complex")
+        self.lengths, self.inverse, self.dtype = lengths, inverse, np.dtype(dtype)
+        pitch = 2 * (lengths[-1] // 2 + 1) if self.real else lengths[-1]
+        self.shape = (planes, *lengths[:-1], pitch)
+        size = int(np.prod(self.shape)) * self.dtype.itemsize
+        self.nbytes = size if max(lengths) > self.PLAIN else 0
 
-        def call(x: np.ndarray, s: Any, axes: Any) -> Any:
-            y = function(x, s=s, axes=axes)
-            key = name, x.shape, y.shape, y.dtype
-            self.plans.pop(key, None)
-            self.plans[key] = max(x.nbytes, y.nbytes)
-            return y
-
-        return call
+    def __call__(self, planes: DeviceArray) -> None:
+        assert isinstance(planes, DeviceArray)
+        assert planes.dtype == self.dtype
+        assert planes.flags.c_contiguous
+        axes = tuple(range(1, len(self.shape)))
+        values = np.asarray(planes).reshape(self.shape)
+        spectra = values.view(np.result_type(self.dtype, np.complex64))
+        with np.errstate(all="ignore"):
+            if not self.real:
+                function = scipy.fft.ifftn if self.inverse else scipy.fft.fftn
+                values[...] = function(values, axes=axes, norm="forward" if self.inverse else None)
+            elif self.inverse:
+                y = scipy.fft.irfftn(spectra, s=self.lengths, axes=axes, norm="forward")
+                values[..., : self.lengths[-1]] = y
+            else:
+                spectra[...] = scipy.fft.rfftn(values[..., : self.lengths[-1]], axes=axes)
 
 
 class EmulatedDevice:
@@ -92,7 +106,7 @@ class EmulatedDevice:
         options: tuple[str, ...] = (),
     ) -> None:
         self.xp: Any = Namespace()
-        self.fft = Transforms()
+        self.plans = Plans(EmulatedTransform)
         self.specialise = specialise
         self.launches: list[str] = []
         """Names of the kernels that ran."""
@@ -187,9 +201,12 @@ class EmulatedDevice:
         return self._shared
 
     def trim_plans(self, most: int) -> None:
-        plans = self.fft.plans
-        while sum(plans.values()) > most:
-            del plans[next(iter(plans))]
+        self.plans.trim(most)
+
+    def transform(
+        self, lengths: tuple[int, ...], planes: int, dtype: str, inverse: bool
+    ) -> EmulatedTransform:
+        return self.plans.get(lengths, planes, dtype, inverse)
 
     def processors(self) -> int:
         return 4

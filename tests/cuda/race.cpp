@@ -14,19 +14,22 @@ static pthread_barrier_t barrier;
 
 void emulated_barrier() { pthread_barrier_wait(&barrier); }
 
-// From a file: blocks, threads (x, y), bytes of shared memory, of the argument, of x, y and w; then
-// the argument, whose first fields are the addresses of the three, and x and w.
+// From a file: blocks, threads (x, y), bytes of shared memory and of the argument, the number of
+// addresses with which that begins, and the bytes of what each points to; then the argument, and
+// what the first and the third, x and w, point to.  The rest is 0.
 int main(int, char** names)
 {
     FILE* file = fopen(names[1], "rb");
-    unsigned long head[8];
-    if (!file || fread(head, 8, 8, file) != 8) return 2;
+    unsigned long head[6];
+    if (!file || fread(head, 8, 6, file) != 6) return 2;
+    std::vector<unsigned long> sizes(head[5]);
+    if (fread(sizes.data(), 8, sizes.size(), file) != sizes.size()) return 2;
     void* argument = nullptr;
     if (posix_memalign(&argument, 16, head[4]) || fread(argument, 1, head[4], file) != head[4]) return 2;
-    for (int operand = 0; operand < 3; ++operand) {
-        const size_t bytes = head[5 + operand];
+    for (unsigned operand = 0; operand < sizes.size(); ++operand) {
+        const size_t bytes = sizes[operand];
         void* memory = calloc(bytes ? bytes : 1, 1);
-        if (operand != 1 && fread(memory, 1, bytes, file) != bytes) return 2;
+        if (!(operand & 1) && operand < 3 && fread(memory, 1, bytes, file) != bytes) return 2;
         static_cast<void**>(argument)[operand] = memory;
     }
     const unsigned count = head[1] * head[2];

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from xconv.cuda import launch, peak, tiling
+from xconv.cuda import launch, peak, planes, tiling
 from xconv.cuda.geometry import Geometry, Outer, Spatial
 from xconv.cuda.source import kernel_source, sum_dtype
 
@@ -55,6 +55,14 @@ TABLE = (
     Row("any", "bfloat16", "NHW", 5, registers=96),
     Row("peak", "float32", "", 0, registers=32, share=0.80),
     Row("peak", "float64", "", 0, registers=40, share=0.80),
+    *(
+        Row(name, dtype, layout, 5, registers=88)
+        for name in ("gather", "scatter")
+        for dtype in ("float32", "complex128", "bfloat16")
+        for layout in ("NHW", "HWN", "NDHW")
+    ),
+    Row("multiply", "complex64", "one output", 5, registers=64),
+    Row("multiply", "complex128", "outputs", 5, registers=168),
 )
 CASES = [
     (row, architecture)
@@ -71,6 +79,13 @@ def source_of(row: Row) -> str:
         return peak.source(row.dtype)
     if row.name == "any":
         return kernel_source("any", row.dtype, row.dtype, {"SPATIAL": 3, "FILTER": 100})
+    if row.name == "multiply":
+        outputs = 1 if row.layout == "one output" else planes.OUTPUTS
+        constants = {"FILTER": 0, "TILES": planes.TILES, "OUTPUTS": outputs}
+        return kernel_source(row.name, row.dtype, row.dtype, constants)
+    if row.name in ("gather", "scatter"):
+        constants = {"FILTER": 0, "SPATIAL": len(row.layout) - 1, "LANES": int(row.layout == "HWN")}
+        return kernel_source(row.name, row.dtype, row.dtype, constants)
     size, taps = 1000, row.taps
     out = size - taps + 1
     apart = {"NHW": (size * size, size, 1), "HWN": (1, 50 * size, 50)}[row.layout]

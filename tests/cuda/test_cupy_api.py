@@ -29,7 +29,6 @@ OF_OBJECTS = {
     "cupy.cuda.MemoryPointer": ("ptr", "copy_from_host_async", "copy_to_host_async"),
     "cupy.cuda.function.Module": ("load", "get_function"),
     "cupy.cuda.function.Function": ("ptr",),
-    "cupy.fft._cache.PlanCache": ("get_curr_memsize", "__iter__", "__delitem__"),
     "cupy.ndarray": ("data", "device", "strides", "transpose", "reshape", "conj", "astype"),
 }
 OPTIONAL = {"cupy.cuda.Stream.from_external"}
@@ -76,8 +75,17 @@ def test_what_objects_of_cupy_are_asked(kind: str) -> None:
         assert hasattr(found(kind), name) or (kind, name) == ("cupy.cuda.Stream", "ptr")
 
 
-@pytest.mark.parametrize("name", ["rfftn", "irfftn", "fftn", "ifftn"])
-def test_transforms(name: str) -> None:
-    from xconv.cuda.device import CuPyDevice
-
-    assert callable(getattr(CuPyDevice().fft, name))
+def test_parameters_of_transforms() -> None:
+    """As `plans.CuFFT` passes them, by position; cuFFT need not be installed to read that."""
+    source = Path(cupy.__file__).parent / "cuda" / "cufft.pyx"
+    if not source.exists():
+        pytest.skip("this CuPy has no sources")
+    text = " ".join(source.read_text().split())
+    assert (
+        "cdef class PlanNd: def __init__(self, object shape, object inembed, int istride, "
+        "int idist, object onembed, int ostride, int odist, int fft_type, int batch, str order, "
+        "int last_axis, last_size"
+    ) in text
+    plan = text[text.index("cdef class PlanNd") :]
+    assert "def fft(self, a, out, direction): cdef intptr_t plan = self.handle" in plan
+    assert "self.work_area = work_area" in plan

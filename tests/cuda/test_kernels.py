@@ -216,7 +216,7 @@ def test_more_batch_axes_that_do_not_join_than_a_kernel_has_room_for(method: str
     assert not right.disagreement(
         np.asarray(plan(x)), plan._choice()[0].method.rounding(plan.problem)
     )
-    assert "any" in backend.device.launches
+    assert ("scatter" if method == "fft" else "any") in backend.device.launches
 
 
 def test_more_convolved_axes_than_a_kernel_has_room_for() -> None:

@@ -204,11 +204,3 @@ class CUDABackend(Backend):
     def peak(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:
         """Ones: the rows look for values that no transform can take on the device, afterwards."""
         return np.ones([n for axis, n in enumerate(x.shape) if axis not in axes])
-
-    def transform(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...]) -> Any:
-        fft = self.device.fft
-        return (fft.fftn if x.dtype.kind == "c" else fft.rfftn)(x, s=n, axes=axes)
-
-    def inverse(self, x: Any, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
-        fft = self.device.fft
-        return (fft.ifftn if dtype.startswith("complex") else fft.irfftn)(x, s=n, axes=axes)

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .plans import CuFFT, Plans, Transform
+
 __all__ = ["CuPyDevice", "Device", "Kernel", "compile_options"]
 
 Kernel = Callable[[int, tuple[int, int], int, bytes], None]
@@ -25,9 +27,6 @@ class Device(Protocol):
 
     xp: Any
     """Array namespace, as array-api-compat gives it."""
-    fft: Any
-    """Module with rfftn, irfftn, fftn and ifftn."""
-
     specialise: bool
     """Whether kernels are compiled for the taps of a problem, where that pays."""
 
@@ -79,6 +78,11 @@ class Device(Protocol):
     def processors(self) -> int:
         """Blocks that really run at the same time."""
 
+    def transform(
+        self, lengths: tuple[int, ...], planes: int, dtype: str, inverse: bool
+    ) -> Transform:
+        """The plan for so many planes of these lengths and dtype on the current device."""
+
     def trim_plans(self, most: int) -> None:
         """Forget transforms used least recently while all that are kept hold more bytes."""
 
@@ -97,11 +101,10 @@ class CuPyDevice:
     def __init__(self) -> None:
         import array_api_compat.cupy as xp
         import cupy
-        import cupyx.scipy.fft
 
         self.xp: Any = xp
-        self.fft: Any = cupyx.scipy.fft
         self._cupy: Any = cupy
+        self.plans = Plans(lambda number, *key: CuFFT(self, *key))
 
     specialise = True
 
@@ -183,14 +186,14 @@ class CuPyDevice:
     def processors(self) -> int:
         return self._attribute("MultiProcessorCount")
 
+    def transform(
+        self, lengths: tuple[int, ...], planes: int, dtype: str, inverse: bool
+    ) -> Transform:
+        # A complex plan does for both directions, but it is as cheap to have two.
+        return self.plans.get(self.number(), lengths, planes, dtype, inverse)
+
     def trim_plans(self, most: int) -> None:
-        cache = self._cupy.fft.config.get_plan_cache()
-        if cache.get_curr_memsize() <= most:
-            return
-        for key, _ in reversed(list(cache)):  # which begins with the one used last
-            if cache.get_curr_memsize() <= most:
-                break
-            del cache[key]
+        self.plans.trim(most)
 
     def kernel(self, name: str, source: str) -> Kernel:
         return self._kernel(self.number(), name, source)

@@ -18,7 +18,17 @@ from .launch import Launch, any_refusal, launch_any, tiled_launch
 from .source import sum_dtype, supported
 from .weights import Weights
 
-__all__ = ["AnyDirect", "TiledDirect", "dtype_refusal", "kernel_refusal", "run_any", "run_tiled"]
+__all__ = [
+    "AnyDirect",
+    "TiledDirect",
+    "cval_of",
+    "dtype_refusal",
+    "kernel_refusal",
+    "nominal",
+    "run_any",
+    "run_tiled",
+    "steps",
+]
 
 _WORTH_COMPILING = 1 << 26
 """Multiply-adds, of all calls together, from which a kernel is compiled for its taps: NVRTC takes
@@ -48,7 +58,7 @@ _geometry = lru_cache(2048)(geometry)
 
 
 @lru_cache(512)
-def _cval(problem: Problem) -> Any:
+def cval_of(problem: Problem) -> Any:
     """`cval` as the kernels sum it."""
     with np.errstate(all="ignore"):
         value = np.asarray(problem.cval).astype(problem.dtype)
@@ -73,7 +83,7 @@ def run_any(
         where,
         problem.x_dtype,
         problem.dtype,
-        _cval(problem),
+        cval_of(problem),
         device.pointer(x),
         device.pointer(y),
         weights.given(device),
@@ -111,7 +121,7 @@ class _Tiled:
             steps(y_strides, problem.dtype, problem.y_axes),
         )
         self._make: Callable[[bool], Launch | None] = lambda fixed: tiled_launch(
-            device, where, problem.x_dtype, problem.dtype, _cval(problem), by_value, fixed, number
+            device, where, problem.x_dtype, problem.dtype, cval_of(problem), by_value, fixed, number
         )
         self._work = where.outputs * where.taps
         self._left = _WORTH_COMPILING if device.specialise else math.inf

@@ -5,12 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 
 from ..problem import BOUNDARIES, Problem
 
-__all__ = ["OUTER", "SPATIAL", "Geometry", "Outer", "Spatial", "geometry", "record"]
+__all__ = [
+    "OUTER",
+    "SPATIAL",
+    "Geometry",
+    "Outer",
+    "Spatial",
+    "filled",
+    "geometry",
+    "merged",
+    "record",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +153,15 @@ def record(fields: Sequence[tuple[str, np.dtype[np.generic] | type, int]]) -> np
         at += dtype.itemsize * max(length, 1)
     size = -(-at // widest) * widest
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
+
+
+def filled(fields: np.dtype[np.void], **values: Any) -> np.ndarray[Any, Any]:
+    """A record with these values; axes are given as tuples of Outer or Spatial."""
+    found = np.zeros((), fields)
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            for n, axis in enumerate(value):
+                found[name][n] = astuple(axis)
+        else:
+            found[name] = value
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..problem import itemsize
 from . import tiling
 from .device import Device, Kernel
-from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, record
+from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, filled, record
 from .source import kernel_source, sum_dtype
 from .tiling import Roles, Tile
 
@@ -108,18 +108,6 @@ def divisor(size: int) -> np.ndarray[Any, Any]:
     )
 
 
-def _argument(fields: np.dtype[np.void], **values: Any) -> np.ndarray[Any, Any]:
-    """A record with these values; axes are given as tuples of Outer or Spatial."""
-    argument = np.zeros((), fields)
-    for name, value in values.items():
-        if isinstance(value, tuple):
-            for n, axis in enumerate(value):
-                argument[name][n] = astuple(axis)
-        else:
-            argument[name] = value
-    return argument
-
-
 def _parts(argument: np.ndarray[Any, Any], addresses: int) -> tuple[bytes, int]:
     """`rest` and `room` of a launch with this record, which begins with so many addresses."""
     fields: Any = argument.dtype.fields
@@ -188,7 +176,7 @@ def any_launch(
     axes = (_NO_AXIS,) * (3 - len(geometry.spatial)) + geometry.spatial
     distances = [abs(a.y) for a in geometry.outer] + [abs(a.y) for a in axes]
     order = sorted(range(len(distances)), key=distances.__getitem__)
-    argument = _argument(
+    argument = filled(
         any_fields(len(axes), total, filters),
         outputs=geometry.outputs,
         x_channel=geometry.x_channel,
@@ -242,7 +230,7 @@ def _tiled_argument(
     rows, columns = part.rows, part.columns
     lane = part.lane or Outer(1)
     blocks = tile.blocks(part)
-    return _argument(
+    return filled(
         tiled_fields(total, filters),
         x_row=rows.x, x_column=columns.x, x_lane=lane.x, x_channel=part.x_channel,
         y_row=rows.y, y_column=columns.y, y_lane=lane.y, w_lane=lane.w,

@@ -36,7 +36,6 @@ def rates(card: str) -> Mapping[str, float]:
         "memory": memory,
         "transfer": _REACHED * 32e9,
         "calls": 1e5,
-        "fft.calls": 2e4,
         "svd": 3e7,
         "efficiency": 1.0,
     }
@@ -54,9 +53,6 @@ def rates(card: str) -> Mapping[str, float]:
     for dtype, (products, size) in kinds.items():
         found[f"direct.{dtype}"] = products
         found[f"any.{dtype}"] = products / 12  # address arithmetic for each product
-        found[f"gather.{dtype}"] = memory / (2 * size)
         found[f"array.{dtype}"] = memory / (5 * size)  # a product, and a sum of three arrays
-        found[f"spectral.{dtype}"] = memory / (3 * size)
-        # A transform of 2^20 points moves each point in and out twice.
-        found[f"fft.{dtype}"] = found[f"fft.large.{dtype}"] = 20 * memory / (4 * size)
+        found[f"fft.{dtype}"] = memory / (2 * size)  # elements times axes, each read and written
     return found

@@ -28,6 +28,12 @@ _STORED = {
     "complex128": "Complex<double>",
 }
 """C++ type of one element in memory, by dtype."""
+_HEADERS = {
+    "any": ("taps.cuh",),
+    "gather": ("tiles.cuh",),
+    "scatter": ("taps.cuh", "tiles.cuh"),
+}
+"""What a kernel needs besides types.cuh and geometry.cuh."""
 
 
 @functools.cache
@@ -56,7 +62,7 @@ def _text(name: str) -> str:
 
 
 def kernel_source(name: str, x_dtype: str, dtype: str, constants: Mapping[str, int | str]) -> str:
-    """CUDA C++ of the kernel named ("any" or "tiled"), as one text without includes.
+    """CUDA C++ of the kernel named ("any", "tiled", ...), as one text without includes.
 
     `constants` become macros in front of it.
     """
@@ -69,6 +75,7 @@ def kernel_source(name: str, x_dtype: str, dtype: str, constants: Mapping[str, i
             f"using Sum = {total};",
             *(f"#define {key} {value}" for key, value in constants.items()),
             _text("geometry.cuh"),
+            *map(_text, _HEADERS.get(name, ())),
             _text(f"{name}.cu"),
         ]
     )

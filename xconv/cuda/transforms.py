@@ -19,7 +19,7 @@ from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem, Work, itemsize
-from . import tiling
+from . import fourier, planes, tiling
 from .direct import dtype_refusal, kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
 from .launch import launch_any, tiled_launch
@@ -39,7 +39,7 @@ class _OnViews(Method):
 
     def refuses(self, problem: Problem) -> str | None:
         if "bfloat16" in (problem.x_dtype, problem.dtype):
-            return "CuPy has no transforms of bfloat16, and not all array operations"
+            return "CuPy has no array operations of bfloat16 for it"
         return dtype_refusal(problem) or super().refuses(problem)
 
     def prepare(
@@ -105,30 +105,39 @@ class ArrayDirect(_OnViews, Direct):
         return replace(work, amounts=tuple(amounts))
 
 
-class CuFFT(_OnViews, FFT):
-    work_areas = 2  # assumed of lengths that `good_size` gives; tests/cuda/test_gpu.py checks it
+class CuFFT(FFT):
+    """Five launches for a block of tiles: gather, transform, multiply, transform, scatter."""
+
+    on_user_axes = True
 
     def refuses(self, problem: Problem) -> str | None:
+        if problem.spatial > fourier.AXES:
+            return f"cuFFT has plans of up to {fourier.AXES} axes, and this convolves more"
+        if len(problem.batch) >= fourier.OUTERS:
+            return f"x has {fourier.OUTERS} or more batch axes"
         return super().refuses(problem) or kernel_refusal(problem)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
-        # Each call of the array library that FFT counts is a launch here.
-        return _with_repair(super().work(problem, limits, facts), problem)
+        return planes.work(problem, limits)
 
-    def repair(
-        self,
-        backend: CUDABackend,
-        problem: Problem,
-        weights: Weights,
-        facts: Any,
-        held: Any,
-        limits: Limits,
-        x: Any,
-        y: Any,
-    ) -> None:
-        backend.device.trim_plans(limits.max_memory)  # their work areas stay after the call
-        points = math.prod(held.tiles.transform)
-        _repair(backend, problem, weights, float(facts), points, x, y)
+    def prepare(
+        self, backend: Any, problem: Problem, weights: Any, facts: Any, limits: Limits
+    ) -> Any:
+        return weights, float(facts)
+
+    def run(
+        self, backend: Any, problem: Problem, state: Any, x: Any, y: Any, limits: Limits
+    ) -> Any:
+        device = backend.device
+        weights, magnitude = state
+        with backend.session(x, y) as (source, target):
+            if 0 not in problem.y_shape:
+                run = fourier.correlation(
+                    device, problem, limits, device.number(), source.strides, target.strides
+                )
+                run(weights, magnitude, source, target)
+                device.trim_plans(limits.max_memory)  # their work areas stay after the call
+        return backend.given_back(y, x)
 
 
 class SeparablePasses(_OnViews, Separable):

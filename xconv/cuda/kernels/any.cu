@@ -19,32 +19,6 @@ struct Call {
     Sum filter[FILTER > 0 ? FILTER : 1];
 };
 
-struct At {
-    const Input* x;            // null beyond a constant edge
-    long long w;               // the next tap
-    long long first[SPATIAL];  // position under the first tap
-};
-
-// The products of all taps of the axes AXIS, ..., SPATIAL - 1, in the kernel's order.
-template <int AXIS> struct Taps {
-    static __device__ void add(const Call& call, At& at, const Input* x, Sum& sum)
-    {
-        const Spatial& axis = call.spatial[AXIS];
-        long long position = at.first[AXIS];
-        for (int t = 0; t < axis.taps; ++t, position += axis.dilation) {
-            const long long i = source_index(position, axis.size, axis.boundary);
-            Taps<AXIS + 1>::add(call, at, x && i >= 0 ? x + i * axis.x : nullptr, sum);
-        }
-    }
-};
-template <> struct Taps<SPATIAL> {
-    static __device__ void add(const Call& call, At& at, const Input* x, Sum& sum)
-    {
-        const Sum v = x ? Convert<Sum>::of(Convert<Value>::of(*x)) : call.cval;
-        sum = mad(v, tap_at(call, at.w++), sum);
-    }
-};
-
 extern "C" __global__ void __launch_bounds__(256) any(const __grid_constant__ Call call)
 {
     const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
@@ -73,9 +47,6 @@ extern "C" __global__ void __launch_bounds__(256) any(const __grid_constant__ Ca
             }
         }
         if (skip && *skip) continue;
-        Sum sum{};
-        for (int channel = 0; channel < call.channels; ++channel)
-            Taps<0>::add(call, at, at.x + channel * call.x_channel, sum);
-        *y = Convert<Value>::of(sum);
+        *y = Convert<Value>::of(sum_of_taps(call, at));
     }
 }

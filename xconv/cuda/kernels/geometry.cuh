@@ -43,5 +43,6 @@ struct Spatial {
 // A tap, of those passed by value or of those in memory.
 template <class Call> __device__ inline Sum tap_at(const Call& call, long long at)
 {
-    return FILTER ? call.filter[at] : call.w[at];
+    if constexpr (FILTER > 0) return call.filter[at];
+    else return call.w[at];
 }

@@ -27,7 +27,7 @@
 //   shared memory), W_LANES (each lane has its own taps), DEEPS (number of deep axes), THREADS
 
 // Division by a number that the host knows: the high half of a product, shifted.
-struct Divisor { unsigned size, multiplier, shift, unused; };
+struct alignas(8) Divisor { unsigned size, multiplier, shift, unused; };
 
 struct Call {
     const Input* x;

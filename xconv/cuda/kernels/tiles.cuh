@@ -1,0 +1,111 @@
+// Tiles of a transform: where the elements of their planes come from and go to.
+//
+// A tile is the input under a box of outputs of one entry.  It has a plane in scratch for each
+// channel, of rows of `pitch` elements, and later one for each output of the bank.
+//
+// Put in front: SPATIAL (convolved axes), FILTER (0), and LANES, which planes the 32 threads of a
+// warp take on the side of x or y: 0 one of them, along a row; 1 neighbouring tiles; 2 neighbouring
+// channels of a tile, or outputs.
+
+struct Call {
+    const Input* x;
+    Value* y;
+    const Sum* w;           // (groups, outputs, channels, taps...), contiguous
+    Sum* planes;
+    unsigned* peaks;        // by tile: the largest `peak_of` of its elements
+    unsigned* next;         // peaks of the next call, to be set to 0
+    long long first, tiles; // number of the first tile of this call, and of how many there are
+    unsigned low, high;     // a tile is transformed where its peak is 0 or between these
+    long long x_channel, y_output, w_output;
+    double scale;
+    int channels, outputs;
+    int near, outers;
+    int rows, pitch;        // of a plane
+    int out_rows;           // rows of outputs of a tile
+    int runs;               // pieces of a row, each the work of one warp or block
+    Outer outer[24];        // the first `near` of them are numbered before the tiles of an entry
+    Spatial spatial[SPATIAL];
+    int along[SPATIAL];     // tiles
+    int length[SPATIAL];    // of the transform
+    int read[SPATIAL];      // elements of it that come from x; the rest are 0
+    int box[SPATIAL];       // outputs of a tile
+    Sum cval;
+};
+
+constexpr int WARP = 32, WARPS = 8;
+constexpr int RUN = LANES ? 64 : 512;  // elements of a row that a warp or block takes
+
+// The bits of |v|, whose order is that of the magnitudes, with NaN above inf; of a double the upper
+// half, and the last bit set where the lower one is not 0.
+__device__ inline unsigned peak_of(float v) { return __float_as_uint(v) & 0x7fffffff; }
+__device__ inline unsigned peak_of(double v)
+{
+    return (__double2hiint(v) & 0x7fffffff) | (__double2loint(v) != 0);
+}
+template <class T> __device__ inline unsigned peak_of(Complex<T> v)
+{
+    const unsigned re = peak_of(v.re), im = peak_of(v.im);
+    return re > im ? re : im;
+}
+
+// Beyond the edges, apart from the loops, which most positions stay within.
+static __device__ __noinline__ long long beyond(const Spatial& axis, long long at)
+{
+    return source_index(at, axis.size, axis.boundary);
+}
+
+static __device__ inline long long source_of(const Spatial& axis, long long at)
+{
+    return at >= 0 && at < axis.size ? at : beyond(axis, at);
+}
+
+// `rest` without its remainder, which is returned.
+template <class Int> __device__ inline Int digit(Int& rest, Int size)
+{
+    const Int quotient = rest / size, remainder = rest - quotient * size;
+    rest = quotient;
+    return remainder;
+}
+
+struct Place {
+    const Input* x;
+    Value* y;
+    long long w;
+    long long start[SPATIAL];  // first output
+};
+
+static __device__ inline Place place_of(const Call& call, long long tile)
+{
+    Place at{call.x, call.y, 0, {}};
+    unsigned long long rest = call.first + tile;
+    for (int n = 0; n < call.outers; ++n) {
+        if (n == call.near)
+            for (int a = SPATIAL - 1; a >= 0; --a)
+                at.start[a] = digit<unsigned long long>(rest, call.along[a]) * call.box[a];
+        const long long i = digit<unsigned long long>(rest, call.outer[n].size);
+        at.x += i * call.outer[n].x;
+        at.y += i * call.outer[n].y;
+        at.w += i * call.outer[n].w;
+    }
+    if (call.near == call.outers)
+        for (int a = SPATIAL - 1; a >= 0; --a)
+            at.start[a] = digit<unsigned long long>(rest, call.along[a]) * call.box[a];
+    return at;
+}
+
+// A plane by the number under which threads take it: its tile, and which plane of the tile it is.
+struct Plane { long long tile; int member; };
+
+static __device__ inline Plane plane_of(const Call& call, unsigned number, int members)
+{
+    if (LANES == 1) {
+        const unsigned tiles = static_cast<unsigned>(call.tiles);
+        return Plane{number % tiles, static_cast<int>(number / tiles)};
+    }
+    return Plane{number / members, static_cast<int>(number % members)};
+}
+
+static __device__ inline Sum* elements(const Call& call, Plane plane, int members)
+{
+    return call.planes + (plane.tile * members + plane.member) * call.rows * call.pitch;
+}
