@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -129,15 +131,26 @@ def test_without_platformdirs_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "_EACH", 0.0)
+    monkeypatch.setattr(CPUBackend, "calibration_seconds", 0.0)
     floats = [pair for pair in calibrate._CASES if pair[1] == "float32"][:2]
     monkeypatch.setattr(calibrate, "_CASES", [*floats, *calibrate._CASES[-1:]])
+
+
+def exhaust(lines: Generator[str, None, Any], told: list[str]) -> Any:
+    """What a generator returns, once it has told everything."""
+    while True:
+        try:
+            told.append(next(lines))
+        except StopIteration as end:
+            return end.value
 
 
 @pytest.mark.usefixtures("few_cases")
 def test_every_method_of_the_cpu_is_measured() -> None:
     backend = CPUBackend()
-    found, efficiencies = calibrate.measure(backend)
+    told: list[str] = []
+    found, efficiencies = exhaust(calibrate.measure(backend), told)
+    assert [line.partition(":")[0] for line in told] == ["float32", calibrate._CASES[-1][1]]
     assert all(0 <= share <= 1 for share in efficiencies.values())
     assert set(efficiencies) <= {f"{name.partition('.')[0]}.efficiency" for name in backend.rates}
     assert len(found) >= 2 * len(backend.methods) + 1

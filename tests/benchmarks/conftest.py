@@ -20,6 +20,13 @@ RATES = {
 }  # fmt: skip
 """Made-up operations per second."""
 
+GPU_RATES = {
+    "xconv": 2e13, "xconv direct": 2e13, "xconv fft": 8e12, "xconv plan, out=": 2e13,
+    "cupyx.scipy.signal.fftconvolve": 4e12, "cupyx.scipy.signal.oaconvolve": 2e12,
+    "cupyx.scipy.ndimage.convolve": 2e12, "torch conv2d": 4e12,
+    "torch conv2d, batch as channels": 3e12,
+}  # fmt: skip
+
 
 def result(case: Case, contender: str, median: float, spread: float = 0.02, **more: Any) -> Any:
     """A right answer's record with these made-up times."""
@@ -50,14 +57,25 @@ def machine_records() -> list[Any]:
     ]  # fmt: skip
 
 
+def gpu_roofline() -> Any:
+    card = {"name": "Made-up card", "driver_version": "600.1", "memory.total": "9 MiB",
+            "clocks.sm": "1700 MHz", "clocks.max.sm": "1900 MHz"}  # fmt: skip
+    return {"kind": "gpu roofline", "how": "register multiply-adds", "card": card, "copy": 4e12,
+            "flops": {"float32": 6e13, "float64": 3e13}, "driver": "CUDA 13.0",
+            "device 0": "Made-up card, sm_90"}  # fmt: skip
+
+
 def everything() -> list[Any]:
     """A run of every suite."""
     noise = random.Random(0)
-    found = machine_records()
+    found = [*machine_records(), gpu_roofline()]
     for suite in SUITES:
         for case in cases(suite):
             for workers in (1, 2) if suite == "threads" else (2,):
-                for contender, rate in RATES.items():
+                rates = GPU_RATES if case.on_gpu else RATES
+                for contender, rate in rates.items():
+                    if "plan" in contender and not case.plan:
+                        continue
                     fast = rate * noise.uniform(0.7, 1.3) * (2 if case.dtype == "float32" else 1)
                     record = result(case, contender, 1e-5, workers=workers)
                     shape = (min(case.k) / 11) ** 1.7 if "fft" in contender else 1.0
@@ -71,7 +89,7 @@ def everything() -> list[Any]:
                 found.append(result(case, "xconv" + ALONE, median))
             if suite == "cnn":
                 found.append(result(case, BACKWARD, 3 * median, ours=False, status="beside"))
-            if case.plan:
+            if case.plan and not case.on_gpu:
                 found.append(result(case, "xconv plan, out=", median))
                 found.append(result(case, COPY, median, ours=False, status="beside"))
     for case in problems(40):

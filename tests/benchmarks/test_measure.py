@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xconv.bench.measure import Budget, in_turn, scratch, summary
+from xconv.bench.measure import Budget, in_turn, scratch, summary, warmed
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=60))
@@ -47,7 +47,7 @@ def test_contenders_are_sampled_in_turn():
     device = Device({"a": 0.01, "b": 0.01, "c": 0.01})
     timings = in_turn(device.calls(), Budget(seconds=0.06, least=3), device.clock)
     assert {t.samples for t in timings.values()} == {6}
-    rounds = [device.seen[i : i + 3] for i in range(3, len(device.seen), 3)]
+    rounds = [device.seen[i : i + 3] for i in range(6, len(device.seen), 3)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)
     assert len({tuple(r) for r in rounds}) > 1, "the order is always the same"
 
@@ -60,6 +60,27 @@ def test_budget_bounds_the_samples():
     assert timings["long"].samples == 3  # fewer than `least`, within the patience
     assert timings["hopeless"].samples == 1  # its first call
     assert device.seen.count("hopeless") == 1
+
+
+@pytest.mark.parametrize(("compiling", "again", "told"), [(0.4, 0.5, 1e-3), (2.0, 0.5, 2.0),
+                                                          (2.0, np.inf, 1e-3)])  # fmt: skip
+def test_what_the_very_first_call_costs_does_not_count(compiling, again, told):
+    """Unless the call is long by itself."""
+    taken = iter([compiling, 1e-3])
+    assert warmed(lambda: None, lambda call, number: next(taken), again) == told
+
+
+def test_a_contender_that_compiles_is_sampled_as_the_others():
+    seen = []
+
+    def timer(call, number):
+        call()
+        return 1.5 if len(seen) == 1 else 1e-4
+
+    budget = Budget(seconds=0.02, least=3, patience=0.3, again=np.inf, rest=0.0)
+    timing = in_turn({"compiles": lambda: seen.append(1)}, budget, timer)["compiles"]
+    assert timing.samples >= 3
+    assert timing.median == 1e-4
 
 
 def test_first_calls_are_not_repeated():

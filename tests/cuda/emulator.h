@@ -22,6 +22,10 @@ void emulated_barrier();
 #define __syncthreads emulated_barrier
 #define XCONV_SHARED(name) unsigned char* const name = emulated_shared
 
+inline unsigned __umulhi(unsigned a, unsigned b)
+{
+    return static_cast<unsigned>(static_cast<unsigned long long>(a) * b >> 32);
+}
 inline unsigned __float_as_uint(float v) { unsigned bits; memcpy(&bits, &v, 4); return bits; }
 inline float __uint_as_float(unsigned bits) { float v; memcpy(&v, &bits, 4); return v; }
 

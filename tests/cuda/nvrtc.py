@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +32,13 @@ class Usage:
     registers: int
     spills: int
     """Bytes stored and loaded."""
-    instructions: Counter[str]
-    """By name, without modifiers."""
+    instructions: tuple[str, ...]
+    """In their order, without modifiers."""
 
-    def share(self, name: str) -> float:
-        return self.instructions[name] / self.instructions.total()
+    def share(self, *names: str) -> float:
+        """Of these among the instructions from the first of them to the last: where sums are made."""
+        places = [n for n, name in enumerate(self.instructions) if name in names]
+        return len(places) / (places[-1] - places[0] + 1) if places else 0.0
 
 
 @functools.cache
@@ -87,7 +88,7 @@ def usage(source: str, architecture: str) -> Usage:
     spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
     assert registers is not None, log
     assert spills is not None, log
-    counted: Counter[str] = Counter()
+    found: list[str] = []
     if DISASSEMBLER is not None:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(binary)
@@ -96,5 +97,5 @@ def usage(source: str, architecture: str) -> Usage:
                 [DISASSEMBLER, "-c", file.name], check=True, capture_output=True, text=True
             ).stdout
         found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", text)
-        counted.update(name for name in found if name != "NOP")
-    return Usage(int(registers[1]), int(spills[1]) + int(spills[2]), counted)
+    kept = tuple(name for name in found if name != "NOP")
+    return Usage(int(registers[1]), int(spills[1]) + int(spills[2]), kept)

@@ -24,7 +24,8 @@ from xconv.cli.commands import app  # noqa: E402
 @pytest.fixture(autouse=True)
 def _few_small_cases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XCONV_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(calibrate, "_EACH", 0.0)
+    monkeypatch.setattr(CUDABackend, "calibration_seconds", 0.0)
+    monkeypatch.setattr(calibrate, "_THREADS", 1)  # the emulator runs one kernel at a time
     small = calibrate._Case("NHW", (1, 12, 14), (3, 4))
     monkeypatch.setattr(calibrate, "_CASES", [(small, "float32"), (small, "int8")])
     monkeypatch.setattr(CUDABackend, "parallel", 2)
@@ -38,6 +39,8 @@ def test_the_rates_are_kept_for_this_card(monkeypatch: pytest.MonkeyPatch) -> No
     assert done.exit_code == 0, done.output
     # Two sizes: five rows of float32, three direct ones of int8.
     assert "16 cases in" in done.output
+    assert "compiling: 20 of 20 first calls" in done.output
+    assert "float32: 10 timed in" in done.output
     defaults = backend.default_rates()
     measured = {name for name in defaults if backend.rates[name] != defaults[name]}
     assert measured >= {"direct.float32", "any.float32", "array.float32", "fft.float32", "calls"}

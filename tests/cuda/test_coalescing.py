@@ -52,9 +52,14 @@ inline float number(const Noted& noted) { return noted.v; }
 using Input = Noted;
 using Value = Noted;
 """
-TURN = "turn = c / step.column_step * 1000ul + r / step.row_step"
-LOOPS = (("const long long row = of_rows[r];", "; "), ("to[r * call.y_row] =", ", "))
-"""Where the two loops touch x and y, and what separates a statement there."""
+TURN = "turn = c / step.column_step * 1000ul + r / step.row_step; "
+PLACES = {
+    "fetch<1>(tile + r": "{ " + TURN,
+    "fetch<COUNT>(tile + r": "{ " + TURN,
+    "fetch<PACK>(tile + r": "{ turn = (r * width + c) / threads; ",
+    "*next = Convert<Value>": "{ " + TURN,
+}
+"""Where x and y are touched, and what is put in front."""
 
 
 class Noting(EmulatedDevice):
@@ -68,9 +73,11 @@ class Noting(EmulatedDevice):
         types = "using Input = float;\nusing Value = float;\n"
         assert source.count(types) == 1
         source = source.replace(types, NOTED)
-        for text, separator in LOOPS:
-            assert source.count(text) == 1
-            source = source.replace(text, TURN + separator + text)
+        for text, before in PLACES.items():
+            head, found, tail = source.partition(text)
+            assert found and text not in tail
+            statement, end, tail = tail.partition(";")
+            source = head + before + found + statement + end + " }" + tail
         run = super().kernel(name, self.edit(source))
         library = run.library
         library.noted_count.restype = ctypes.c_ulong
@@ -111,9 +118,10 @@ def scattered(
 def requests(device: Noting, memory: np.ndarray, lane: Outer | None) -> Iterator[tuple[int, int]]:
     """Runs of neighbours in memory that each request touches, and how many it needs.
 
-    A warp reads along one row of the tile, which is one run.  Where lanes are interleaved it goes
-    from line to line of the block, along lanes of each column: one run for each line that it
-    begins if the block has all lanes, else one for each column.
+    A warp reads along one row of the tile, which is one run, or 16 bytes per thread along one row
+    after the other, which are of one length.  Where lanes are interleaved it goes from line to line
+    of the block, along lanes of each column: one run for each line that it begins if the block has
+    all lanes, else one for each column.
     """
     begin, (across, _) = memory.ctypes.data, device.threads
     noted = device.noted[(device.noted[:, 0] >= begin)
@@ -124,13 +132,18 @@ def requests(device: Noting, memory: np.ndarray, lane: Outer | None) -> Iterator
         touched[request].append((address - begin) // memory.itemsize)
     assert touched
     for elements in touched.values():
-        runs = 1 + int(np.count_nonzero(np.diff(sorted(elements)) != 1))
+        ends = np.flatnonzero(np.diff(sorted(elements)) != 1)
+        runs = 1 + len(ends)
         step = across if lane is None or device.lanes == lane.size else device.lanes
-        yield runs, 1 if lane is None else 2 + (WARP - 2) // step
+        most = 1 if lane is None else 2 + (WARP - 2) // step
+        if len(elements) > WARP:
+            longest = int(np.diff([-1, *ends, len(elements) - 1]).max())
+            most = 2 + (len(elements) - 2) // longest if longest >= WARP else 0
+        yield runs, most
 
 
 CASES = [
-    ("NHW", (3, 70, 160), None),
+    ("NHW", (3, 70, 161), None),
     ("NHW", (3, 70, 160), (0, 2, 1)),  # the columns of an image of x lie together
     ("HWN", (20, 40, 50), None),
     ("HWN", (20, 40, 7), None),
@@ -139,6 +152,7 @@ CASES = [
     ("L", (9000,), None),
     ("NL", (16, 700), None),
     ("LN", (300, 33), None),
+    ("NHW", (3, 70, 160), None),  # rows begin on 16 bytes
 ]
 
 
@@ -153,12 +167,12 @@ def test_threads_touch_neighbours(layout: str, shape: tuple[int, ...], order: An
         (0, "walk(call, X_DOWN)", "walk(call, true)", "x"),
         (1, "walk(call, X_DOWN)", "walk(call, false)", "x"),
         (0, "walk(call, Y_DOWN)", "walk(call, true)", "y"),
-        (2, "Walk{y, height, x, width}", "Walk{x, width, y, height}", "x"),
+        (2, "Walk{y, LINES, x, ACROSS}", "Walk{y, LINES, x * 7 % (ACROSS), ACROSS}", "x"),
     ],
 )
 def test_a_walk_across_memory_is_found(case: int, text: str, instead: str, where: str) -> None:
     def edit(source: str) -> str:
-        assert source.count(text) == 1
+        assert text in source
         return source.replace(text, instead)
 
     assert scattered(*CASES[case], edit)[where] > 0

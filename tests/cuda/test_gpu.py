@@ -156,7 +156,7 @@ def test_torch_in_torch_out(cupy: Any) -> None:
     if not torch.cuda.is_available():
         pytest.skip("this PyTorch has no CUDA")
     x, k = operands((2, 40, 50), 5)
-    source = torch.as_tensor(x, device="cuda", requires_grad=False)
+    source = torch.as_tensor(x, device="cuda")
     with torch.cuda.stream(torch.cuda.Stream()):
         y = xconv.convolve(source, torch.as_tensor(k, device="cuda"), method="direct")
         assert isinstance(y, torch.Tensor)

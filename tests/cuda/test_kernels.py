@@ -176,7 +176,7 @@ def test_what_has_no_tile_runs_on_the_general_kernel() -> None:
 BROKEN = [
     ("tiled", "__syncthreads();\n        const Sum* window", "const Sum* window", "no barrier"),
     ("tiled", "STRIDE_W - call.columns_low", "STRIDE_W - call.columns_low + 1", "halo off by one"),
-    ("tiled", "column >= call.columns_out) continue", "column > call.columns_out) continue",
+    ("tiled", "column >= call.columns_out) break", "column > call.columns_out) break",
      "store past the edge"),
     ("tiled", "begin > last ? last : begin", "begin > last ? last - 1 : begin", "last tile misplaced"),
     ("any", "at < size ? at : 2 * size - 1 - at", "at < size ? at : 2 * size - at", "wrong border"),
@@ -198,7 +198,7 @@ def test_broken_kernels_are_found(
     monkeypatch.setattr(launch, "kernel_source", broken)
     method = TiledDirect() if kernel == "tiled" else AnyDirect()
     past = what == "store past the edge"  # of a tile that is wider than the result
-    x, k = values((2, 30, 9 if past else 50), "float32"), values((5, 5), "float32")
+    x, k = values((2, 30, 9) if past else (2, 70, 101), "float32"), values((5, 5), "float32")
     mode = "valid" if past else "full"
     found = wrong(EmulatedDevice(), x, k, method, boundary="reflect", mode=mode)
     assert "outputs off" in found

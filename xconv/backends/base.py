@@ -50,6 +50,10 @@ class Backend:
     """Whether there are methods for it."""
     parallel = 1
     """Times the work of one core that keeps one worker busy."""
+    compiles = False
+    """Whether first calls compile, which `xconv calibrate` then has done for many at once."""
+    calibration_seconds = 0.05
+    """Time that `xconv calibrate` spends on one method and case, unless one run takes longer."""
 
     def owns(self, x: Any) -> bool:
         """Whether arrays like `x` are this backend's."""

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SEED", "SUITES", "Case", "arrays", "cases"]
+__all__ = ["GPU", "SEED", "SUITES", "Case", "arrays", "cases"]
 
 SEED = ((100, 50, 11), (1000, 50, 11), (100, 5, 11), (100, 500, 11), (100, 50, 5), (100, 50, 31))
 """Image size S, number of images N and kernel size K of the first table: the cases of an answer of
 2016 to https://stackoverflow.com/questions/39220929, images in the last axis."""
+
+GPU = "gpu"
+"""The suite whose cases run on a CUDA device."""
 
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +48,8 @@ class Case:
     """Whether xconv's other methods are timed beside "auto"."""
     plan: bool = False
     """Whether a `Plan` with `out=` is timed too."""
+    host: bool = False
+    """Whether what a call costs the host is timed, without waiting for the device."""
     quick: bool = False
     """Whether `--quick` runs it."""
 
@@ -62,6 +67,7 @@ class Case:
                 (f"stride{self.stride}", "stride1"),
                 (f"groups{self.groups}", "groups1"),
                 (self.values, "random"),
+                ("host" if self.host else "", ""),
             )
             if value != usual
         ]
@@ -75,6 +81,10 @@ class Case:
     @property
     def summed(self) -> bool:
         return "I" in self.kernel_layout
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.suite == GPU
 
     @property
     def result_layout(self) -> str:
@@ -268,19 +278,74 @@ def _busy() -> list[Case]:
 
 
 def _gpu() -> list[Case]:
-    """The seed's cases, twice as many images, and large kernels, on the device."""
+    """On the device, small ones first: the seed's cases, more sizes of kernels, other shapes, and
+    what a small call costs the host."""
+    cells = (*SEED, *((1000, 50, k) for k in (3, 5, 15)))
     found = [
-        _batch("gpu", s, n, k, layout, dtype=dtype, forced=True, quick=s == 100 and k == 11)
-        for s, n, k in SEED
+        _batch(
+            GPU,
+            s,
+            n,
+            k,
+            layout,
+            dtype=dtype,
+            forced=True,
+            plan=True,
+            quick=(s == 100 and k == 11 and n > 5) or (s == 1000 and k == 5),
+        )
+        for s, n, k in cells
         for dtype in ("float32", "float64")
         for layout in ("HWN", "NHW")
     ]
     found += [
-        _batch("gpu", 1024, 64, k, "NHW", mode="same", series="kernel, float32, GPU", at=k,
-               forced=True)
+        _batch(
+            GPU, 1024, 64, k, "NHW", mode="same", series="kernel, float32, GPU", at=k, forced=True
+        )
         for k in (3, 5, 7, 11, 15, 31, 63, 127)
-    ]  # fmt: skip
-    return found
+    ]
+    found.append(
+        _batch(
+            GPU,
+            1000,
+            50,
+            5,
+            "NHW",
+            dtype="uint8",
+            k_dtype="float32",
+            mode="same",
+            boundary="mirror",
+        )
+    )
+    found.append(Case(GPU, (8, 128, 128, 128), (5, 5, 5), "NDHW", "DHW", mode="same"))
+    for layout, kernel, out in (("NCHW", "OIHW", "NOHW"), ("NHWC", "HWIO", "NHWO")):
+        x, w = {"N": 64, "C": 64, "H": 56, "W": 56}, {"O": 64, "I": 64, "H": 3, "W": 3}
+        found.append(
+            Case(
+                GPU,
+                tuple(x[a] for a in layout),
+                tuple(w[a] for a in kernel),
+                layout,
+                kernel,
+                out_layout=out,
+                op="correlate",
+                mode="same",
+            )
+        )
+    found.append(
+        Case(
+            GPU,
+            (64, 64, 56, 56),
+            (64, 1, 3, 3),
+            "NCHW",
+            "OIHW",
+            out_layout="NOHW",
+            op="correlate",
+            mode="same",
+            groups=64,
+        )
+    )
+    found.append(Case(GPU, (8, 8), (3, 3), "HW", "HW", plan=True, host=True, quick=True))
+    return found  # fmt: skip
 
 
 SUITES = {
@@ -292,7 +357,7 @@ SUITES = {
     "overhead": _overhead,
     "threads": _threads,
     "busy": _busy,
-    "gpu": _gpu,
+    GPU: _gpu,
 }
 """The suites by name; the random problems of "regret" are made in its own module."""
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from xconv import reference
 from xconv.tolerance import Expected
 
 from .cases import Case
-from .contender import Array
+from .contender import Array, on_host
 
 __all__ = ["Reference", "difference"]
 
@@ -33,7 +35,8 @@ class Reference:
     """The right answer of a case in two opposite corners of its first and last images.
 
     Summed in long double by `xconv.reference`, from the values that the corner's windows hold.
-    The rest of an answer is compared with that of another library, by `difference`.
+    The rest of an answer is compared with that of another library, by `difference`.  Answers may
+    be on a GPU, from which the corners are fetched.
     """
 
     def __init__(self, case: Case, x: Array, k: Array, padding: tuple[tuple[int, int], ...]):
@@ -44,7 +47,7 @@ class Reference:
     def disagreement(self, y: Array) -> str:
         """What is wrong with `y`; empty if it is right within the limit."""
         for corner in self.corners:
-            found = y[corner.where]
+            found = on_host(y[corner.where])
             wrong = corner.expected.disagreement(found, self.limit)
             if wrong:
                 return wrong
@@ -54,7 +57,7 @@ class Reference:
         """Largest error in units of eps * sum|k| * max|x|, non-finite outputs left out."""
         worst = 0.0
         for corner in self.corners:
-            right, found = corner.expected, y[corner.where]
+            right, found = corner.expected, on_host(y[corner.where])
             unit = right.bound(1.0)
             with np.errstate(all="ignore"):
                 error = np.abs(found.astype(right.values.dtype) - right.values)
@@ -65,19 +68,20 @@ class Reference:
 
 def difference(y: Array, other: Array, k: Array, x: Array) -> float:
     """Largest |y - other| in units of eps * sum|k| * max|x|; infinite if one is finite where
-    the other is not."""
-    if y.shape != other.shape or not np.array_equal(np.isfinite(y), np.isfinite(other)):
+    the other is not.  `y`, `other` and `x` may be on a GPU, where they are compared."""
+    xp: Any = array_namespace(y)
+
+    def largest(values: Array) -> float:
+        return float(xp.max(xp.where(xp.isfinite(values), values, 0)))
+
+    if y.shape != other.shape or not bool(xp.all(xp.isfinite(y) == xp.isfinite(other))):
         return float("inf")
     dtype = np.result_type(y.dtype, other.dtype)
     if dtype.kind in "biu":
-        return 0.0 if np.array_equal(y, other) else float("inf")
-    eps = float(np.finfo(dtype).eps)
-    finite = np.isfinite(x)
-    peak = float(np.abs(x, where=finite, out=np.zeros(x.shape)).max(initial=0)) or 1.0
+        return 0.0 if bool(xp.all(y == other)) else float("inf")
     with np.errstate(all="ignore"):
-        apart = np.abs(y - other)
-        worst = float(np.max(apart, where=np.isfinite(apart), initial=0))
-    return worst / (eps * float(np.abs(k).sum()) * peak)
+        unit = float(np.finfo(dtype).eps) * float(np.abs(k).sum()) * (largest(xp.abs(x)) or 1.0)
+        return largest(xp.abs(y - other)) / unit
 
 
 def _corners(

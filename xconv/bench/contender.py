@@ -15,8 +15,8 @@ import numpy as np
 from .cases import Case
 
 __all__ = [
-    "Array", "Contender", "Prepare", "Refused", "configure", "copies", "optional", "ordered",
-    "plain", "pool",
+    "Array", "Contender", "Prepare", "Refused", "configure", "copies", "on_host", "optional",
+    "ordered", "packed", "plain", "pool",
 ]  # fmt: skip
 
 Array = np.ndarray[Any, Any]
@@ -33,7 +33,8 @@ class Contender:
     name: str
     run: Callable[[], Any]
     result: Callable[[Any], Array] = np.asarray
-    """What `run` gave, as a NumPy array in the result's layout (a view where possible)."""
+    """What `run` gave, in the result's layout (a view where possible): a NumPy array, or one of
+    CuPy on a GPU."""
     copies: Callable[[], Any] | None = None
     """Brings the image into the library's layout and the result back; None if neither moves."""
 
@@ -68,6 +69,16 @@ def ordered(array: Array, given: str, wanted: str) -> Array:
     return view[tuple(slice(None) if a in given else None for a in wanted)]
 
 
+def packed(array: Array) -> Array:
+    """The array itself if its elements follow each other in memory in its order, else a copy."""
+    return array if array.flags.c_contiguous else array.copy()
+
+
+def on_host(array: Any) -> Array:
+    """A NumPy or CuPy array as one of NumPy."""
+    return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
 def plain(case: Case, *, borders: bool = False) -> None:
     """Refuse what no SciPy function does."""
     if case.summed:
@@ -82,11 +93,11 @@ def copies(moved: Array) -> Callable[[], Any] | None:
     """What the user's arrays cost to bring into the order of `moved`, and the result back."""
     if moved.flags.c_contiguous:
         return None
-    back = np.ascontiguousarray(moved)
+    back = packed(moved)
     order = np.argsort([-abs(s) for s in moved.strides], kind="stable")
 
     def both() -> None:
-        np.ascontiguousarray(moved)
-        np.ascontiguousarray(back.transpose(order))
+        packed(moved)
+        packed(back.transpose(order.tolist()))
 
     return both

@@ -6,23 +6,45 @@ Times are taken by the device's events; scratch from CuPy's and PyTorch's pools.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-import xconv
+import numpy as np
 
+import xconv
+from xconv.cuda import peak
+from xconv.cuda.device import CuPyDevice, Device
+
+from . import machine, measure
 from .cases import Case
 from .contender import Array, Contender, Prepare, Refused, optional, ordered
 from .peers_torch import torch_conv
+from .results import Record
 
-__all__ = ["clock", "contenders", "move", "scratch", "unavailable"]
+__all__ = [
+    "beside", "clock", "compile_ahead", "contenders", "host_clock", "move", "roofline", "scratch",
+    "unavailable",
+]  # fmt: skip
+
+COPY = "copy on the device"
+"""No contender: reading the image and writing as much."""
+
+
+DEVICE = "cuda"
+"""PyTorch's name of it."""
+
+
+def _cupy() -> Any:
+    return optional("cupy", "xconv[cuda12] or xconv[cuda13]")
 
 
 def unavailable() -> str:
     """Why nothing can be timed on a GPU here; empty if it can."""
     try:
-        cupy = optional("cupy", "xconv[cuda12] or xconv[cuda13]")
-        if cupy.cuda.runtime.getDeviceCount() == 0:
+        if _cupy().cuda.runtime.getDeviceCount() == 0:
             return "no CUDA device"
     except Refused as error:
         return str(error)
@@ -31,15 +53,25 @@ def unavailable() -> str:
     return ""
 
 
-def move(x: Array, k: Array) -> tuple[Any, Any]:
-    """The arrays on the device."""
-    cupy = optional("cupy", "xconv[cuda12]")
-    return cupy.asarray(x), cupy.asarray(k)
+def _torch_cuda() -> Any:
+    """torch.cuda, or None where there is no PyTorch that has a device."""
+    with suppress(Refused):
+        cuda = optional("torch", "torch").cuda
+        return cuda if cuda.is_available() else None
+
+
+def move(x: Array) -> Any:
+    """The array on the device, where other cases have left nothing."""
+    cupy = _cupy()
+    cupy.get_default_memory_pool().free_all_blocks()
+    if cuda := _torch_cuda():
+        cuda.empty_cache()
+    return cupy.asarray(x)
 
 
 def clock(call: Callable[[], Any], number: int) -> float:
     """Seconds per call on the device, between events of its stream."""
-    cupy = optional("cupy", "xconv[cuda12]")
+    cupy = _cupy()
     begin, end = cupy.cuda.Event(), cupy.cuda.Event()
     begin.record()
     for _ in range(number):
@@ -49,38 +81,95 @@ def clock(call: Callable[[], Any], number: int) -> float:
     return float(cupy.cuda.get_elapsed_time(begin, end)) / 1e3 / number
 
 
+def host_clock(call: Callable[[], Any], number: int) -> float:
+    """Seconds per call that the host is busy, which begins with an idle device."""
+    wait = _cupy().cuda.runtime.deviceSynchronize
+    wait()
+    seconds = measure.clock(call, number)
+    wait()
+    return seconds
+
+
 def scratch(call: Callable[[], int]) -> int | None:
     """Bytes taken from the device's pools at the peak, beyond the result."""
-    cupy = optional("cupy", "xconv[cuda12]")
-    pool = cupy.get_default_memory_pool()
+    pool = _cupy().get_default_memory_pool()
     pool.free_all_blocks()
     before = pool.total_bytes()
-    taken = 0
-    try:
-        torch = optional("torch", "torch")
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-    except Refused:
-        torch = None
+    cuda = _torch_cuda()
+    if cuda:
+        cuda.reset_peak_memory_stats()
+        before += cuda.memory_allocated()
     result = call()
-    if torch is not None:
-        taken = int(torch.cuda.max_memory_allocated() - held)
-    return max(0, int(pool.total_bytes() - before) + taken - result)
+    taken = cuda.max_memory_allocated() if cuda else 0
+    return max(0, int(pool.total_bytes() + taken - before - result))
 
 
-def contenders(case: Case, x: Any, k: Any, workers: int) -> Iterator[tuple[str, Prepare]]:
-    """xconv's methods on the device, then its peers."""
-    cupy = optional("cupy", "xconv[cuda12]")
-    function = getattr(xconv, case.op)
+def roofline(device: Device | None = None) -> Record:
+    """Measured limits of the card as `machine.roofline` has them, and its state at the peak."""
+    device = device or CuPyDevice()
+    flops = {dtype: peak.flops(device, dtype) for dtype in ("float32", "float64")}
+    peak.keep_busy(device, 0.5)  # so that the clocks are those of work
+    return {
+        "kind": "gpu roofline", "how": "register multiply-adds", "flops": flops,
+        "card": machine.gpu(), "copy": peak.bandwidth(device), **device.details(),
+    }  # fmt: skip
+
+
+def compile_ahead(cases: Iterable[Case], threads: int) -> None:
+    """Compile what takes about a second per case, several at once: the kernels of xconv, which
+    depend on all sizes, and of cupyx.scipy.ndimage, which depend on those of the kernel.
+
+    CuPy and xconv keep them, in memory and on disk.  What fails here will fail as a contender.
+    """
+    cupy = _cupy()
+
+    def ours(case: Case) -> None:
+        x, k = cupy.zeros(case.x, case.dtype), np.ones(case.k, case.k_dtype or case.dtype)
+        getattr(xconv, case.op)(x, k, method="direct", **case.options)
+
+    def theirs(case: Case) -> None:
+        taps = dict(zip(case.kernel_layout, case.k, strict=True))
+        x = cupy.zeros([taps.get(letter, 1) for letter in case.layout], case.dtype)
+        _ndimage(replace(case, x=x.shape), x, np.ones(case.k, case.k_dtype or case.dtype), 1).run()
+
+    def quietly(compile_one: Callable[[Case], None], case: Case) -> None:
+        with suppress(Exception):
+            compile_one(case)
+
+    with ThreadPoolExecutor(min(threads, 8)) as pool:  # so that the images fit in its memory
+        for case in cases:
+            pool.submit(quietly, ours, case)
+            pool.submit(quietly, theirs, case)
+
+
+def beside(
+    case: Case, x: Any, k: Array, y_shape: tuple[int, ...], workers: int
+) -> dict[str, Callable[[], Any]]:
+    """What the times of a case are set beside."""
+    if not case.plan or case.host:
+        return {}
+    return {COPY: functools.partial(_cupy().copyto, x.copy(), x)}
+
+
+def contenders(case: Case, x: Any, k: Array, workers: int) -> Iterator[tuple[str, Prepare]]:
+    """xconv's methods on the device, the kernel staying on the host; then its peers."""
+    cupy, function = _cupy(), getattr(xconv, case.op)
 
     def on_device(method: str, *_: Any) -> Contender:
         options = case.options | ({} if method == "auto" else {"method": method})
         name = "xconv" if method == "auto" else f"xconv {method}"
-        return Contender(name, lambda: function(x, k, **options), cupy.asnumpy)
+        return Contender(name, lambda: function(x, k, **options), cupy.asarray)
+
+    def planned(*_: Any) -> Contender:
+        plan = xconv.plan(x, k, case.op, **case.options)
+        out = cupy.empty(plan.problem.y_shape, plan.problem.dtype)
+        return Contender("xconv plan, out=", lambda: plan(x, out=out), cupy.asarray)
 
     for method in ("auto", "direct", "fft", "separable") if case.forced else ("auto",):
         yield ("xconv" if method == "auto" else f"xconv {method}",
                functools.partial(on_device, method))  # fmt: skip
+    if case.plan:
+        yield "xconv plan, out=", planned
     for name in ("fftconvolve", "oaconvolve"):
         yield f"cupyx.scipy.signal.{name}", functools.partial(_signal, name)
     yield "cupyx.scipy.ndimage.convolve", _ndimage
@@ -88,44 +177,48 @@ def contenders(case: Case, x: Any, k: Any, workers: int) -> Iterator[tuple[str, 
         yield f"torch conv on CUDA, {how}", functools.partial(_torch, how)
 
 
-def _signal(name: str, case: Case, x: Any, k: Any, workers: int) -> Contender:
-    cupy = optional("cupy", "xconv[cuda12]")
+def _one_kernel(case: Case) -> bool:
+    return not any(a in case.kernel_layout for a in "OIC")
+
+
+def _signal(name: str, case: Case, x: Any, k: Array, workers: int) -> Contender:
     signal = optional("cupyx.scipy.signal", "xconv[cuda12]")
-    if case.summed or case.stride != 1 or case.boundary != "constant" or k.ndim != 2:
+    if not _one_kernel(case) or case.stride != 1 or case.boundary != "constant":
         raise Refused("takes one kernel, no stride, and zeros beyond the edge")
-    image = ordered(x, case.layout, case.result_layout)
-    kernel = ordered(k, case.kernel_layout, case.result_layout)
-    axes = tuple(case.result_layout.index(a) for a in case.spatial)
-    function = getattr(signal, name)
+    kernel = ordered(_cupy().asarray(k), case.kernel_layout, case.layout)
+    axes = tuple(case.layout.index(a) for a in case.spatial)
+    function, dtype = getattr(signal, name), np.result_type(x.dtype, k.dtype)
     return Contender(
         f"cupyx.scipy.signal.{name}",
-        lambda: function(image, kernel, case.mode, axes=axes),
-        cupy.asnumpy,
+        lambda: function(x.astype(dtype, copy=False), kernel, case.mode, axes=axes),
+        _cupy().asarray,
     )
 
 
-def _ndimage(case: Case, x: Any, k: Any, workers: int) -> Contender:
-    cupy = optional("cupy", "xconv[cuda12]")
+def _ndimage(case: Case, x: Any, k: Array, workers: int) -> Contender:
     ndimage = optional("cupyx.scipy.ndimage", "xconv[cuda12]")
-    if case.summed or case.stride != 1 or k.ndim != 2 or any(s % 2 == 0 for s in k.shape):
+    if not _one_kernel(case) or case.stride != 1 or any(s % 2 == 0 for s in k.shape):
         raise Refused("takes one kernel of odd size, no stride")
-    kernel = ordered(k, case.kernel_layout, case.layout)
+    if case.mode == "full":
+        raise Refused('has no mode "full"')
+    kernel = ordered(_cupy().asarray(k), case.kernel_layout, case.layout)
+    dtype = np.result_type(x.dtype, k.dtype)
     crop = tuple(
         slice(t // 2, s - t // 2) if case.mode == "valid" else slice(None)
         for t, s in zip(kernel.shape, x.shape, strict=True)
     )
     return Contender(
         "cupyx.scipy.ndimage.convolve",
-        lambda: ndimage.convolve(x, kernel, mode=case.boundary),
-        lambda y: cupy.asnumpy(y[crop]),
+        lambda: ndimage.convolve(x, kernel, output=dtype, mode=case.boundary),
+        lambda y: y[crop],
     )
 
 
-def _torch(how: str, case: Case, x: Any, k: Any, workers: int) -> Contender:
+def _torch(how: str, case: Case, x: Any, k: Array, workers: int) -> Contender:
     """PyTorch through cuDNN, free to try its algorithms, without TF32's shortened products."""
-    cupy, torch = optional("cupy", "xconv[cuda12]"), optional("torch", "torch")
-    if not torch.cuda.is_available():
+    cupy, torch = _cupy(), optional("torch", "torch")
+    if not _torch_cuda():
         raise Refused("this PyTorch has no CUDA")
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
-    return torch_conv(how, case, cupy.asnumpy(x), cupy.asnumpy(k), workers, "cuda")
+    return torch_conv(how, case, x, k, workers, DEVICE, cupy.asarray)

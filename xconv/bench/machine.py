@@ -129,7 +129,8 @@ def _least(call: Callable[[], object], seconds: float) -> float:
 
 def gpu() -> dict[str, Any] | None:
     """Name, driver, clocks and memory of the first GPU, as nvidia-smi prints them; else None."""
-    fields = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "memory.total")
+    fields = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem",
+              "clocks.max.mem", "power.limit")  # fmt: skip
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)

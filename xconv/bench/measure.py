@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Budget", "Timing", "clock", "in_turn", "scratch", "summary"]
+__all__ = ["Budget", "Timing", "clock", "in_turn", "scratch", "summary", "warmed"]
 
 Call = Callable[[], Any]
+Clock = Callable[[Call, int], float]
+"""Seconds per call over so many calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,13 @@ class Budget:
     sample: float = 2e-3
     """Least length of one sample, in seconds: short calls are repeated within it."""
     patience: float = 10.0
-    """A contender whose first call takes longer has that call as its only sample, the least
-    number of samples being dropped step by step before: a slow peer must not stop the run."""
+    """A contender whose call takes longer has that call as its only sample, the least number of
+    samples being dropped step by step before: a slow peer must not stop the run."""
+    again: float = 0.5
+    """A very first call that takes longer is not repeated to be timed warm: it is mostly work."""
+    rest: float = 0.01
+    """Seconds before a sample of a long call: threads of another library that wait for work by
+    spinning (OpenMP's do for some milliseconds) would take a core from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +76,11 @@ def clock(call: Call, number: int) -> float:
     return (time.perf_counter() - begin) / number
 
 
-Clock = Callable[[Call, int], float]
-
-_REST = 0.01
-"""Seconds before a sample of a long call: threads of another library that wait for work by spinning
-(OpenMP's do for some milliseconds) would take a core from it."""
+def warmed(call: Call, timer: Clock, again: float) -> float:
+    """Seconds of a call that is not the very first, which starts threads, fills caches, compiles
+    kernels; of that one if it takes longer than `again`."""
+    first = timer(call, 1)
+    return first if first > again else timer(call, 1)
 
 
 def in_turn(
@@ -83,10 +90,12 @@ def in_turn(
 
     A short call is run once untimed before each sample, so that it finds the caches, and its
     own library's threads, as a loop of such calls would; a long one waits for the threads of the
-    call before it to sleep.  `first` has the seconds of calls
-    that were already run once; others are run here.  `timer` is `clock`, or a device's.
+    call before it to sleep, or is run untimed too where the budget gives no rest.  `first` has the
+    seconds of calls that are warm already.  `timer` is `clock`, or a device's.
     """
-    seconds = {name: first.get(name) or timer(call, 1) for name, call in calls.items()}
+    seconds = {
+        name: first.get(name) or warmed(call, timer, budget.again) for name, call in calls.items()
+    }
     number, rounds = {}, {}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     for name, call in calls.items():
@@ -107,10 +116,10 @@ def in_turn(
             names = [name for name in calls if turn < rounds[name]]
             order.shuffle(names)
             for name in names:
-                if number[name] > 1:
+                if number[name] > 1 or not budget.rest:
                     calls[name]()
                 else:
-                    time.sleep(_REST)
+                    time.sleep(budget.rest)
                 samples[name].append(timer(calls[name], number[name]))
             gc.collect(0)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,27 @@ import numpy as np
 import xconv
 
 from .cases import Case
-from .contender import Array, Contender, Refused, copies, optional, ordered
+from .contender import Array, Contender, Refused, copies, optional, ordered, packed
 
 __all__ = ["torch_conv"]
 
 PADS = {"mirror": "reflect", "nearest": "replicate", "wrap": "circular"}
 
 
-def torch_conv(how: str, case: Case, x: Array, k: Array, workers: int, device: str) -> Contender:
+def torch_conv(
+    how: str,
+    case: Case,
+    x: Any,
+    k: Array,
+    workers: int,
+    device: str,
+    back: Callable[[Any], Any] = np.asarray,
+) -> Contender:
     """conv1d/2d/3d on (N, C, ...) in "contiguous" memory or "channels_last"; a batch that is
-    not channels goes in N, or ("depthwise") in C with channels_last, one group each."""
+    not channels goes in N, or ("depthwise") in C with channels_last, one group each.
+
+    `x` is an array of NumPy, or of CuPy on the device, and `back` makes one of a tensor.
+    """
     torch = optional("torch", "torch==2.13.0")
     dims = len(case.spatial)
     if dims > 3:
@@ -33,7 +45,7 @@ def torch_conv(how: str, case: Case, x: Array, k: Array, workers: int, device: s
         raise Refused("one channel: the same as contiguous")
     batch = "".join(a for a in case.layout if a not in case.spatial + channel)
     letters = batch + channel + case.spatial
-    moved = np.asarray(ordered(x, case.layout, letters))
+    moved = ordered(x, case.layout, letters)
     sizes = moved.shape[len(batch) :]
     lead = math.prod(moved.shape[: len(batch)])
     weight = _weight(torch, case, k, lead if how == "depthwise" else 1)
@@ -56,10 +68,10 @@ def torch_conv(how: str, case: Case, x: Array, k: Array, workers: int, device: s
         raise Refused("takes no negative strides or foreign byte order")
     if how != "contiguous":
         last = image.transpose(0, *range(2, image.ndim), 1)
-        image = np.ascontiguousarray(last).transpose(0, image.ndim - 1, *range(1, image.ndim - 1))
+        image = packed(last).transpose(0, image.ndim - 1, *range(1, image.ndim - 1))
     else:
-        image = np.ascontiguousarray(image)
-    tensor = torch.from_numpy(image).to(device)
+        image = packed(image)
+    tensor = torch.as_tensor(image, device=device)
     weight = weight.to(device)
     if how != "contiguous":
         kind = torch.channels_last if dims == 2 else torch.channels_last_3d
@@ -79,7 +91,7 @@ def torch_conv(how: str, case: Case, x: Array, k: Array, workers: int, device: s
     named = batch + kept + case.spatial
 
     def result(y: Any) -> Array:
-        y = y.cpu().numpy()
+        y = back(y)
         y = y.reshape(*moved.shape[: len(batch)], *((-1,) if kept else ()), *y.shape[-dims:])
         return ordered(y, named, case.result_layout)
 

@@ -6,12 +6,14 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .results import Record, by_case, families, median, named, of_kind
+from .cases import GPU
+from .results import Record, by_case, families, limits_of, median, named, of_kind, of_seed
 from .targets import predictions
 
 __all__ = ["PLOTS", "drawn"]
@@ -32,6 +34,8 @@ COLOURS = {
     "PyTorch": "#a0522d",
     "dask-image": "#868e96",
     "Python loop": "#212529",
+    "cupyx signal": "#1c7ed6",
+    "cupyx ndimage": "#0b7285",
 }
 MARKERS = "osD^vP*X<>hd8"
 SIZE = (4.4, 3.7)
@@ -142,13 +146,14 @@ def _logarithmic(axes: Any, *names: str) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def seed_lead(records: list[Record]) -> str | None:
+def seed_lead(records: list[Record], suite: str = "seed") -> str | None:
     """How many times faster than each library xconv is, on the first table's cases."""
-    groups = by_case(of_kind(records, "result", "seed"))
+    groups = by_case(filter(of_seed, of_kind(records, "result", suite)))
     rows = [(g[0]["case"], families(g), mine) for g in groups if (mine := named(g, "xconv"))]
     if not rows:
         return None
-    shown = ("SciPy fftconvolve", "SciPy oaconvolve", "SciPy ndimage", "OpenCV filter2D", "PyTorch")
+    shown = ("SciPy fftconvolve", "SciPy oaconvolve", "SciPy ndimage", "OpenCV filter2D", "PyTorch",
+             "cupyx signal", "cupyx ndimage")  # fmt: skip
     with _figure(1.7 + 0.21 * len(rows)) as (_, axes, drawn):
         for name in shown:
             points = [
@@ -213,20 +218,24 @@ def _lines(records: list[Record], series: str, abscissa: str) -> str | None:
     return drawn[0]
 
 
-def roofline(records: list[Record]) -> str | None:
+def roofline(records: list[Record], gpu: bool = False) -> str | None:
     """Flop/s of the direct method against flops per byte, under the machine's limits."""
-    limits = of_kind(records, "roofline")
+    limit = limits_of(records, gpu)
     # Small kernels, for which the other methods are not timed, are direct by "auto" too.
-    direct = {"seed": "xconv direct", "kernels": "xconv direct", "layouts": "xconv", "cnn": "xconv"}
+    direct = (
+        {GPU: "xconv direct"}
+        if gpu
+        else dict.fromkeys(("seed", "kernels"), "xconv direct")
+        | dict.fromkeys(("layouts", "cnn"), "xconv")
+    )
     points = [
         (r["flops"] / r["bytes"], r["flops"] / median(r), r["case"]["dtype"])
         for r in of_kind(records, "result")
         if r["status"] == "ok" and r["case"]["dtype"] in ("float32", "float64")
-        and r["contender"] == direct.get(r["case"]["suite"])
+        and r["contender"] == direct.get(r["case"]["suite"]) and not r["case"]["host"]
     ]  # fmt: skip
-    if not limits or not points:
+    if not limit or not points:
         return None
-    limit = limits[0]
     with _figure() as (_, axes, drawn):
         reach = np.geomspace(min(p[0] for p in points) / 2, max(p[0] for p in points) * 2, 64)
         for dtype, colour, marker in (("float32", "#d6336c", "o"), ("float64", "#1c7ed6", "s")):
@@ -338,6 +347,11 @@ PLOTS: dict[str, tuple[str, str, Plot]] = {
         "Each point is a case; lines are the measured limits of memory and arithmetic.",
         roofline,
     ),
+    "gpuroofline": (
+        "How far from what the GPU can do",
+        "The direct method; lines are the card's measured limits of memory and arithmetic.",
+        partial(roofline, gpu=True),
+    ),
     "regret": (
         "Does the planner choose well?",
         "Time of auto over that of the best method; 1 is a perfect choice, noise goes below.",
@@ -347,6 +361,11 @@ PLOTS: dict[str, tuple[str, str, Plot]] = {
         "Does the planner know what it costs?",
         "Predicted against measured times; dotted lines are a factor of 2.",
         prediction,
+    ),
+    "gpulead": (
+        "On the GPU, against each library at its best",
+        "Times over xconv's on the first table's cases, and on more kernels for large images.",
+        partial(seed_lead, suite=GPU),
     ),
     "gpu": (
         "Kernel size on the GPU",

@@ -7,6 +7,7 @@ import re
 from importlib.resources import files
 
 from . import tables
+from .cases import GPU
 from .plots import drawn
 from .results import Record, of_kind
 from .targets import predictions, verdicts
@@ -30,7 +31,7 @@ def page(records: list[Record]) -> str:
         f"<li>not run: suite {html.escape(r['suite'])}: {html.escape(r['reason'])}</li>"
         for r in of_kind(records, "skipped")
     )
-    seed = of_kind(records, "result", "seed")
+    seed, on_gpu = (of_kind(records, "result", suite) for suite in ("seed", GPU))
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -43,6 +44,7 @@ def page(records: list[Record]) -> str:
         f"<ul>{skipped}</ul>" if skipped else "",
         f'<div class="plots">{figures}</div>',
         f"<h2>The first table</h2>{_html(tables.seed_table(records))}" if seed else "",
+        f"<h2>The first table on the GPU</h2>{_html(tables.gpu_table(records))}" if on_gpu else "",
         f"<h2>When does xconv lose?</h2>{_html(tables.losses(records))}",
         f"<h2>Targets</h2>{_html(targets)}" if verdicts(records) else "",
         f"<h2>Does the planner know what it costs?</h2>{_html(tables.planner(records))}"

@@ -9,14 +9,18 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from .cases import Case
+import numpy as np
+
+from .cases import GPU, Case
 
 __all__ = [
-    "Record", "best_peer", "by_case", "differing", "families", "family", "load", "median",
-    "merged", "named", "of_kind", "save", "suites",
+    "Record", "best_peer", "bound", "by_case", "differing", "families", "family", "limits_of",
+    "load", "median", "merged", "named", "of_kind", "of_seed", "on_gpu", "save", "suites",
 ]  # fmt: skip
 
 Record = dict[str, Any]
+LIMITS = ("roofline", "gpu roofline")
+"""Kinds of the records of measured limits: of the CPU and of the GPU."""
 DEFAULTS = {f.name: f.default for f in fields(Case) if f.default is not MISSING}
 
 
@@ -82,12 +86,13 @@ def merged(before: list[Record], after: list[Record]) -> list[Record]:
     machines += [m | {"suites": suites(after)} for m in of_kind(after, "machine")]
     machines = [m for m in machines if m["suites"]] or machines[-1:]
     both = [r for r in before if _suite(r) not in new] + after
-    limits = of_kind(both, "roofline")
-    highest = {
-        "flops": {d: max(r["flops"][d] for r in limits) for d in limits[-1]["flops"]},
-        "copy": max(r["copy"] for r in limits),
-    }
-    return [*machines, limits[-1] | highest, *(r for r in both if _suite(r))]
+    limits = [_highest(r) for kind in LIMITS if (r := of_kind(both, kind))]
+    return [*machines, *limits, *(r for r in both if _suite(r))]
+
+
+def _highest(limits: list[Record]) -> Record:
+    flops = {dtype: max(r["flops"][dtype] for r in limits) for dtype in limits[-1]["flops"]}
+    return limits[-1] | {"flops": flops, "copy": max(r["copy"] for r in limits)}
 
 
 def suites(records: Iterable[Record]) -> list[str]:
@@ -105,6 +110,32 @@ def of_kind(records: Iterable[Record], kind: str, suite: str | None = None) -> l
     return [
         r for r in records if r["kind"] == kind and suite in (None, r.get("case", {}).get("suite"))
     ]
+
+
+def on_gpu(record: Record) -> bool:
+    return bool(record["case"]["suite"] == GPU)
+
+
+def of_seed(record: Record) -> bool:
+    """Whether it is of square images and kernels, sizes, layouts and all, like the first table."""
+    case = record["case"]
+    plain = not (case["k_dtype"] or case["series"] or case["host"]) and case["mode"] == "valid"
+    return plain and case["kernel_layout"] == "HW" and sorted(case["layout"]) == ["H", "N", "W"]
+
+
+def limits_of(records: Iterable[Record], gpu: bool) -> Record | None:
+    """The measured limits of the GPU, or of the CPU."""
+    return next(iter(of_kind(records, LIMITS[gpu])), None)
+
+
+def bound(record: Record, limit: Record) -> float | None:
+    """Least seconds that the direct method needs at measured limits; None where they say
+    nothing of it."""
+    case = record["case"]
+    dtype = np.result_type(case["dtype"], case["k_dtype"] or case["dtype"]).name
+    if dtype not in limit["flops"] or case["host"]:
+        return None
+    return float(max(record["flops"] / limit["flops"][dtype], record["bytes"] / limit["copy"]))
 
 
 def median(record: Record) -> float:

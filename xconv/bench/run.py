@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,21 @@ from . import gpu
 from .cases import Case, arrays
 from .check import Reference, difference
 from .contender import Array, Contender, Prepare, Refused, configure
-from .measure import Budget, clock, in_turn, scratch
+from .measure import Budget, clock, in_turn, scratch, warmed
 from .peers import PEERS, ours
 from .results import Record
 
-__all__ = ["BUDGETS", "run_case"]
+__all__ = ["BUDGETS", "GPU_BUDGETS", "run_case"]
 
 BUDGETS = {False: Budget(0.3, 5, 30, patience=2.0), True: Budget(0.06, 3, 15, patience=0.3)}
 """What a contender may take, in a whole run and in a quick one."""
+
+GPU_BUDGETS = {
+    False: Budget(0.03, 5, 10, patience=0.3, again=math.inf, rest=0.0),
+    True: Budget(0.02, 3, 6, patience=0.2, again=math.inf, rest=0.0),
+}
+"""The same on a GPU, whose times vary by few per cent, and which is often rented; a first call
+compiles, which says nothing of the next."""
 
 COPY, BACKWARD = "numpy.copyto", "xconv.gradients"
 """No contenders, but what a case's times are set beside: reading the image and writing as much;
@@ -61,12 +69,11 @@ def run_case(
     configure(workers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of peers: their answers are what counts
-        image, kernel = gpu.move(x, k) if race.on_gpu else (x, k)
-        contenders = gpu.contenders if race.on_gpu else _contenders
-        for name, prepare in contenders(case, image, kernel, workers):
-            race.enter(name, functools.partial(prepare, case, image, kernel, workers))
+        contenders, beside = (gpu.contenders, gpu.beside) if case.on_gpu else (_contenders, _beside)
+        for name, prepare in contenders(case, race.image, k, workers):
+            race.enter(name, functools.partial(prepare, case, race.image, k, workers))
         race.settle()
-        race.time(_beside(case, x, k, race.y_shape, workers))
+        race.time(beside(case, race.image, k, race.y_shape, workers))
     yield from race.records.values()
 
 
@@ -85,8 +92,13 @@ class Race:
         problem = xconv.plan(
             xconv.Spec(x.shape, x.dtype), xconv.Spec(k.shape, k.dtype), case.op, **case.options
         ).problem
-        self.x, self.k, self.budget, self.least_cost = x, k, budget, least_cost
-        self.on_gpu = case.suite == "gpu"
+        self.image = gpu.move(x) if case.on_gpu else x
+        self.k, self.budget, self.least_cost = k, budget, least_cost
+        self.timer, self.scratch = (
+            (gpu.host_clock if case.host else gpu.clock, gpu.scratch)
+            if case.on_gpu
+            else (clock, scratch)
+        )
         self.y_shape = problem.y_shape
         self.common = {"kind": "result", "case": case.record(), "workers": workers} | work(problem)
         self.right = Reference(case, x, k, problem.padding)
@@ -109,7 +121,7 @@ class Race:
         try:
             contender = prepare()
             record["contender"] = contender.name
-            seconds, y = _once(contender)
+            seconds, y = self._once(contender)
             cost = seconds / amount
             self.least_cost[name] = min(self.least_cost.get(name, cost), cost)
             wrong = self._judged(contender.result(y), record)
@@ -118,14 +130,23 @@ class Race:
                 record |= {"status": "wrong", "reason": wrong}
                 return
             if seconds < self.budget.patience:
-                measure = gpu.scratch if self.on_gpu else scratch
-                record["scratch"] = measure(lambda: _bytes(contender))
+                record["scratch"] = self.scratch(lambda: _bytes(contender))
             self.runnable[name], self.first[name] = contender, seconds
         except (Refused, xconv.MethodRefused) as error:
             record |= {"status": "refused", "reason": str(error)}
         except Exception as error:  # a peer's failure is a result
             reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:200]
             record |= {"status": "failed", "reason": reason}
+
+    def _once(self, contender: Contender) -> tuple[float, Any]:
+        """Seconds of a call that is warm, and its answer."""
+        kept: list[Any] = []
+
+        def call() -> None:
+            kept.clear()
+            kept.append(contender.run())
+
+        return warmed(call, self.timer, self.budget.again), kept.pop()
 
     def _judged(self, answer: Array, record: Record) -> str:
         """What is wrong with an answer in the corners; how far it is from the first in full."""
@@ -135,7 +156,7 @@ class Race:
         if not wrong and self.whole is None:
             self.whole = answer
         elif not wrong and self.whole is not None:
-            record["difference"] = difference(answer, self.whole, self.k, self.x)
+            record["difference"] = difference(answer, self.whole, self.k, self.image)
         return wrong
 
     def settle(self) -> None:
@@ -158,14 +179,14 @@ class Race:
         for name in beside:
             self.records[name] = self.common | {"contender": name, "ours": False}
         calls = {name: contender.run for name, contender in self.runnable.items()} | beside
-        timer = gpu.clock if self.on_gpu else clock
-        for name, timing in in_turn(calls, self.budget, timer, self.first).items():
+        for name, timing in in_turn(calls, self.budget, self.timer, self.first).items():
             record = self.records[name]
             record |= {"status": "beside" if name in beside else "ok", "seconds": asdict(timing)}
             copies = self.runnable[name].copies if name in self.runnable else None
             if copies:
-                few = Budget(self.budget.seconds / 4, 3, 10)
-                record["copy_seconds"] = in_turn({"copies": copies}, few)["copies"].median
+                few = replace(self.budget, seconds=self.budget.seconds / 4, least=3, most=10)
+                timings = in_turn({"copies": copies}, few, self.timer)
+                record["copy_seconds"] = timings["copies"].median
 
 
 def _contenders(case: Case, x: Array, k: Array, workers: int) -> Iterator[tuple[str, Prepare]]:
@@ -186,19 +207,6 @@ def _beside(
             xconv.gradients, x, k, upstream, op=case.op, workers=workers, **case.options
         )
     return calls
-
-
-def _once(contender: Contender) -> tuple[float, Any]:
-    """Seconds of the first call that is not the very first, and its answer.
-
-    The very first call starts threads and fills caches; a slow one is not repeated for that.
-    """
-    kept: list[Any] = []
-    seconds = clock(lambda: kept.append(contender.run()), 1)
-    if seconds < 0.5:
-        kept.clear()
-        seconds = clock(lambda: kept.append(contender.run()), 1)
-    return seconds, kept[-1]
 
 
 def _bytes(contender: Contender) -> int:

@@ -11,13 +11,13 @@ from itertools import groupby
 
 from . import gpu
 from .busy import run_busy
+from .cases import GPU, Case, cases
 from .cases import SUITES as CASES
-from .cases import cases
 from .machine import fingerprint, roofline
 from .measure import Budget
 from .regret import problems, run_problem
 from .results import Record
-from .run import BUDGETS, run_case
+from .run import BUDGETS, GPU_BUDGETS, run_case
 
 __all__ = ["NAMES", "Step", "run", "steps"]
 
@@ -40,10 +40,10 @@ class Step:
 
 def steps(names: list[str], workers: int, quick: bool) -> Iterator[Step]:
     """The steps of the suites named, in order."""
-    budget = BUDGETS[quick]
     cost: dict[str, float] = {}
     for name in names:
-        if name == "gpu" and (reason := gpu.unavailable()):
+        budget = BUDGETS[quick]
+        if name == GPU and (reason := gpu.unavailable()):
             skipped = {"kind": "skipped", "suite": name, "reason": reason}
             yield Step(name, "no GPU", partial(iter, [skipped]))
             continue
@@ -51,12 +51,22 @@ def steps(names: list[str], workers: int, quick: bool) -> Iterator[Step]:
             for case in problems(PROBLEMS[quick]):
                 yield Step(name, case.name, partial(run_problem, case, workers, PLANNER))
             continue
-        for case in cases(name, quick):
+        found = cases(name, quick)
+        if name == GPU:
+            budget = GPU_BUDGETS[quick]
+            yield Step(name, "compiling kernels", partial(_ahead, found, workers))
+        for case in found:
             if name == "busy":
                 yield Step(name, case.name, partial(run_busy, case, workers, budget))
                 continue
             for threads in thread_counts(workers) if name == "threads" else (workers,):
                 yield Step(name, case.name, partial(run_case, case, threads, budget, cost))
+
+
+def _ahead(found: list[Case], workers: int) -> Iterator[Record]:
+    """No record, but what would be compiled between those of the cases."""
+    gpu.compile_ahead(found, workers)
+    return iter(())
 
 
 def thread_counts(workers: int) -> list[int]:
@@ -77,6 +87,8 @@ def run(
     begin = time.monotonic()
     yield fingerprint(workers)
     yield roofline(workers)
+    if GPU in names and not gpu.unavailable():
+        yield gpu.roofline()
     left = dict.fromkeys(names, 0)
     todo = steps(names, workers, quick)
     for step in _fairly(todo) if quick else todo:

@@ -8,13 +8,30 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .results import Record, best_peer, by_case, family, median, named, of_kind, suites
+from .cases import GPU
+from .results import (
+    Record,
+    best_peer,
+    bound,
+    by_case,
+    family,
+    limits_of,
+    median,
+    named,
+    of_kind,
+    of_seed,
+    on_gpu,
+    suites,
+)
 from .targets import predictions, verdicts
 
 __all__ = [
-    "losses", "machine", "markdown", "milliseconds", "planner", "seed_table", "suite_tables",
-    "summary",
+    "gpu_table", "losses", "machine", "markdown", "milliseconds", "planner", "seed_table",
+    "suite_tables", "summary",
 ]  # fmt: skip
+
+
+NO_GPU = "none, so nothing was run on one"
 
 
 def markdown(records: list[Record]) -> str:
@@ -22,6 +39,8 @@ def markdown(records: list[Record]) -> str:
     parts = ["# xconv bench", machine(records), *_skipped(records)]
     if of_kind(records, "result", "seed"):
         parts += ["## The first table", seed_table(records)]
+    if of_kind(records, "result", GPU):
+        parts += ["## The first table on the GPU", gpu_table(records)]
     parts += ["## When does xconv lose?", losses(records)]
     if verdicts(records):
         parts += ["## Targets", targets(records)]
@@ -51,20 +70,21 @@ def summary(records: list[Record], folder: str) -> str:
 
 def machine(records: list[Record]) -> str:
     """The machine, its runs and its limits, one line each."""
-    runs = of_kind(records, "machine")
+    runs, limits = of_kind(records, "machine"), limits_of(records, gpu=True)
     lines = []
     for m in runs[:1]:
         memory = f"{m['memory'] / 2**30:.0f} GiB" if m["memory"] else "memory unknown"
         virtual = ", virtual machine" if m["virtual"] else ""
         versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
-        card = m["gpu"]
+        card = limits["card"] if limits and limits["card"] else m["gpu"]
         lines += [
             f"- {m['cpu']} (family/model/stepping {m['cpu_family']}{virtual}), {m['cpus']} CPUs, "
             f"{m['workers']} threads for every library, {', '.join(m['caches'])}, {memory}",
             f"- {m['system']}, instructions {' '.join(m['instructions'])}, "
             f"governor {m['governor'] or 'not readable'}",
             f"- Python {m['python']}, {versions}",
-            "- GPU: " + (", ".join(card.values()) if card else "none, so nothing was run on one"),
+            "- GPU: "
+            + (_card(card) if card else limits["device 0"] if limits else NO_GPU),
         ]  # fmt: skip
     for m in runs:
         native = f"compiled for {m['native']}" if m["native"] else "not compiled"
@@ -75,11 +95,36 @@ def machine(records: list[Record]) -> str:
             f"clock {m['mhz'] or 'unknown'} MHz{load}"
         )
     for r in of_kind(records, "roofline"):
-        flops = ", ".join(f"{f / 1e9:.0f} GFLOP/s {name}" for name, f in r["flops"].items())
-        lines.append(
-            f"- measured limits: {flops} ({r['how']}), memory {r['copy'] / 1e9:.1f} GB/s by copying"
-        )
+        lines.append(_limits(r, " of the CPU" if limits else ""))
+    if limits:
+        lines.append(_limits(limits, " of the GPU"))
+        found = (f"{name} {limits[name]}" for name in ("driver", "runtime") if name in limits)
+        lines[-1] += f"; {', '.join(found)}"
     return "\n".join(lines)
+
+
+def _limits(r: Record, of: str) -> str:
+    flops = ", ".join(f"{f / 1e9:.0f} GFLOP/s {name}" for name, f in r["flops"].items())
+    return (
+        f"- measured limits{of}: {flops} ({r['how']}), memory {r['copy'] / 1e9:.1f} GB/s by copying"
+    )
+
+
+def _card(card: dict[str, str]) -> str:
+    """
+    >>> _card({"name": "Made-up", "driver_version": "1.2", "memory.total": "9 MiB",
+    ...        "clocks.sm": "700 MHz", "clocks.max.sm": "900 MHz", "power.limit": "50 W"})
+    'Made-up, driver 1.2, 9 MiB, SM clock 700 MHz of 900 MHz, power limit 50 W'
+    """
+    known = {"driver_version": "driver", "clocks.sm": "SM clock", "clocks.mem": "memory clock",
+             "power.limit": "power limit"}  # fmt: skip
+    most = {name: card.get(name.replace("clocks", "clocks.max")) for name in card}
+    return ", ".join(
+        " ".join(filter(None, (known.get(name), value)))
+        + (f" of {most[name]}" if most[name] and "clocks" in name else "")
+        for name, value in card.items()
+        if ".max." not in name
+    )
 
 
 def _skipped(records: list[Record]) -> list[str]:
@@ -89,14 +134,25 @@ def _skipped(records: list[Record]) -> list[str]:
 
 def seed_table(records: list[Record]) -> str:
     """The seed's table: milliseconds of its three calls, of the best peer and of xconv."""
-    calls = ("signal.convolve", "signal.fftconvolve", "ndimage.convolve")
-    head = ["S, N, K", "layout", "dtype", *(f"`{m}`" for m in calls), "best peer",
-            "xconv", "best peer / xconv"]  # fmt: skip
+    calls = ("scipy.signal.convolve", "scipy.signal.fftconvolve", "scipy.ndimage.convolve")
+    return _first_table(of_kind(records, "result", "seed"), calls)
+
+
+def gpu_table(records: list[Record]) -> str:
+    """The seed's cases on the device, the large images with more kernels."""
+    calls = ("cupyx.scipy.signal.fftconvolve", "cupyx.scipy.ndimage.convolve", "torch conv2d",
+             "xconv direct", "xconv fft")  # fmt: skip
+    return _first_table(filter(of_seed, of_kind(records, "result", GPU)), calls)
+
+
+def _first_table(records: Iterable[Record], calls: tuple[str, ...]) -> str:
+    shown = [f"`{name.removeprefix('scipy.')}`" for name in calls]
+    head = ["S, N, K", "layout", "dtype", *shown, "best peer", "xconv", "best peer / xconv"]
     rows = []
-    for group in by_case(of_kind(records, "result", "seed")):
+    for group in by_case(records):
         case = group[0]["case"]
         mine, peer = named(group, "xconv"), best_peer(group)
-        today = [_cell(named(group, f"scipy.{m}"), group, f"scipy.{m}") for m in calls]
+        today = [_cell(named(group, name), group, name) for name in calls]
         sizes = dict(zip(case["layout"], case["x"], strict=True))
         rows.append(
             [f"{sizes['H']}, {sizes['N']}, {case['k'][0]}", case["layout"], case["dtype"], *today,
@@ -127,7 +183,7 @@ def losses(records: list[Record], most: int = 1000) -> str:
     if not lost:
         return f"In none of the {compared.total()} cases run: xconv was the fastest in each."
     rows = [
-        [f"`{group[0]['case']['name']}`", str(group[0]["workers"]), mine,
+        [f"`{group[0]['case']['name']}`", _threads(group[0]), mine,
          f"{milliseconds(peer)} {peer['contender']}", f"{ratio:.2f}"]
         for ratio, group, mine, peer in sorted(lost, key=lambda item: -item[0])[:most]
     ]  # fmt: skip
@@ -178,7 +234,6 @@ def suite_tables(records: list[Record]) -> Iterable[tuple[str, str]]:
     """A table per suite: every contender of every case, with spread, scratch and error."""
     head = ["case", "threads", "contender", "ms", "spread", "layout copy ms", "GFLOP/s",
             "% of limit", "scratch MiB", "error"]  # fmt: skip
-    limits = of_kind(records, "roofline")
     suites = dict.fromkeys(r["case"]["suite"] for r in of_kind(records, "result"))
     for suite in suites:
         rows = []
@@ -186,9 +241,13 @@ def suite_tables(records: list[Record]) -> Iterable[tuple[str, str]]:
             right = sorted((r for r in group if "seconds" in r), key=median)
             others = [r for r in group if "seconds" not in r and r["status"] != "refused"]
             for r in [*right, *others]:
-                rows.append([f"`{r['case']['name']}`", str(r["workers"]), r["contender"],
-                             *_figures(r, limits[0] if limits else None)])  # fmt: skip
+                rows.append([f"`{r['case']['name']}`", _threads(r), r["contender"],
+                             *_figures(r, limits_of(records, on_gpu(r)))])  # fmt: skip
         yield suite, _table(head, rows) + _refused(of_kind(records, "result", suite))
+
+
+def _threads(record: Record) -> str:
+    return "GPU" if on_gpu(record) else str(record["workers"])
 
 
 def _refused(group: list[Record]) -> str:
@@ -205,16 +264,13 @@ def _figures(r: Record, limit: Record | None) -> list[str]:
     spread = f"{(s['high'] - s['low']) / 2 / s['median']:.0%}" if s["samples"] > 1 else "one run"
     rate = r["flops"] / s["median"]
     scratch, copied, error = r.get("scratch"), r.get("copy_seconds"), r.get("error")
-    share = ""
-    if limit and r["case"]["dtype"] in limit["flops"] and r["case"]["suite"] != "gpu":
-        bound = max(r["flops"] / limit["flops"][r["case"]["dtype"]], r["bytes"] / limit["copy"])
-        share = f"{bound / s['median']:.0%}"
+    least = bound(r, limit) if limit else None
     return [
         milliseconds(r),
         spread,
         f"{copied * 1e3:.3g}" if copied else "",
         f"{rate / 1e9:.1f}",
-        share,
+        f"{least / s['median']:.0%}" if least else "",
         "" if scratch is None else f"{scratch / 2**20:.1f}",
         "" if error is None else f"{error:.2g}",
     ]

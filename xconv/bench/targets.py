@@ -8,7 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from .busy import ALONE, SUFFIX
-from .results import Record, best_peer, by_case, median, named, of_kind
+from .cases import GPU, SEED
+from .results import (
+    Record,
+    best_peer,
+    bound,
+    by_case,
+    limits_of,
+    median,
+    named,
+    of_kind,
+    of_seed,
+)
 from .run import BACKWARD, COPY
 
 __all__ = ["TARGETS", "Prediction", "Target", "predictions", "verdicts"]
@@ -134,6 +145,46 @@ def _border_cost(records: list[Record]) -> float | None:
             cost[case["mode"], case["boundary"]] = median(r) / r["outputs"]
     both = ("same", "reflect"), ("valid", "constant")
     return cost[both[0]] / cost[both[1]] if all(b in cost for b in both) else None
+
+
+def _gpu_share(records: list[Record]) -> float | None:
+    """Least share of the bound that the direct method reaches on large images."""
+    limit = limits_of(records, gpu=True)
+    shares = [
+        least / median(r)
+        for r in filter(of_seed, of_kind(records, "result", GPU))
+        if limit and r["contender"] == "xconv direct" and r["status"] == "ok"
+        and sorted(r["case"]["x"]) == [50, 1000, 1000] and 3 <= r["case"]["k"][0] <= 15
+        and (least := bound(r, limit))
+    ]  # fmt: skip
+    return min(shares, default=None)
+
+
+def _gpu_lead(ours: str, rivals: str) -> Measure:
+    """Least times that one of ours is faster than the rivals on the seed's cases on the GPU."""
+
+    def measure(records: list[Record]) -> float | None:
+        found = []
+        for group in by_case(filter(of_seed, of_kind(records, "result", GPU))):
+            case = group[0]["case"]
+            sizes = dict(zip(case["layout"], case["x"], strict=True))
+            mine = named(group, ours)
+            rival = best_peer(r for r in group if r["contender"].startswith(rivals))
+            if mine and rival and (sizes["H"], sizes["N"], case["k"][0]) in SEED:
+                found.append(median(rival) / median(mine))
+        return min(found, default=None)
+
+    return measure
+
+
+def _gpu_host(records: list[Record]) -> float | None:
+    """Microseconds of the host for a small call of convolve, at worst."""
+    found = [
+        median(r) * 1e6
+        for r in of_kind(records, "result", GPU)
+        if r["case"]["host"] and r["contender"] == "xconv" and r["status"] == "ok"
+    ]
+    return max(found, default=None)
 
 
 def _overhead(contender: str) -> Measure:
@@ -361,4 +412,27 @@ TARGETS = (
         1.0,
         least("torch", suite="cnn", dtype="float64"),
     ),
+    Target(
+        "GPU, 1000x1000x50, K = 3 to 15: direct, share of its bound, least",
+        ">=",
+        0.6,
+        _gpu_share,
+        "",
+    ),
+    Target(
+        "GPU, seed's cases: faster than cupyx.scipy.ndimage, least",
+        ">=",
+        8.0,
+        _gpu_lead("xconv", "cupyx.scipy.ndimage"),
+    ),
+    Target(
+        "GPU, seed's cases: faster than torch conv2d, least", ">=", 3.0, _gpu_lead("xconv", "torch")
+    ),
+    Target(
+        "GPU, seed's cases: fft faster than cupyx.scipy.signal.fftconvolve, least",
+        ">=",
+        2.0,
+        _gpu_lead("xconv fft", "cupyx.scipy.signal.fftconvolve"),
+    ),
+    Target("GPU, 8x8 image, 3x3 kernel: the host's time of a call", "<=", 30.0, _gpu_host, " us"),
 )

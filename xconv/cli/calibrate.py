@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import groupby
 from statistics import median
 from typing import Any
 
@@ -28,15 +31,22 @@ class _Case:
     x_shape: tuple[int, ...]
     k_shape: tuple[int, ...]
     methods: tuple[str, ...] = ("direct", "fft", "separable")
+    times: int = 1
+    """Copies of the images."""
 
     def scaled(self, times: int) -> _Case:
-        """With so many times the images."""
-        batch = self.layout.find("N")
-        sizes = (n * (times if axis == batch else 1) for axis, n in enumerate(self.x_shape))
-        return replace(self, x_shape=tuple(sizes))
+        """With so many times the images, if there are several."""
+        return replace(self, times=times if "N" in self.layout else 1)
 
-    def operands(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-        """An image and a kernel of rank 1, so that no method refuses."""
+    def operands(self, backend: Backend, dtype: str) -> tuple[Any, np.ndarray]:
+        """The backend's image, and a kernel of rank 1, so that no method refuses."""
+        values, kernel = self._values(dtype)
+        x = backend.from_numpy(values)
+        if self.times > 1:  # where they are used, since sending them would take longer than all
+            x = backend.namespace(x).concat([x] * self.times, axis=self.layout.index("N"))
+        return x, kernel
+
+    def _values(self, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(0)
         kind = np.dtype(dtype).kind
         if kind in "biu":
@@ -69,8 +79,8 @@ _CASES = [
 ]
 _PARALLEL = 3e-4
 """Seconds that work takes at least where it is measured with all workers too."""
-_EACH = 0.05
-"""Seconds spent on one method and case, unless one run takes longer."""
+_THREADS = min(16, os.cpu_count() or 1)
+"""In which first calls are made that compile: more would not fit their images into small cards."""
 
 
 def calibrate(name: str) -> Iterator[str]:
@@ -91,7 +101,7 @@ def calibrate(name: str) -> Iterator[str]:
         )
     begin = time.perf_counter()
     before = backend.default_rates()
-    samples, efficiencies = measure(backend)
+    samples, efficiencies = yield from measure(backend)
     rates = calibration.fit(samples, before) | efficiencies
     yield f"{'rate':<22}{'default':>12}{'measured':>12}"
     used = {n for s in samples for n, _ in (*s.work.amounts, *s.work.serial)} | set(efficiencies)
@@ -109,64 +119,111 @@ def _share(samples: list[calibration.Sample], rates: Any) -> float:
     return sum(abs(math.log2(ratio)) <= 1 for ratio in ratios) / len(ratios)
 
 
-def measure(backend: Backend) -> tuple[list[calibration.Sample], dict[str, float]]:
+def measure(
+    backend: Backend,
+) -> Generator[str, None, tuple[list[calibration.Sample], dict[str, float]]]:
     """Samples of every method of a backend, and by kind of rate the share of a further worker that
-    is gained."""
-    samples = []
+    is gained; meanwhile, line by line, what has been done."""
+    samples: list[calibration.Sample] = []
     gains: dict[str, list[float]] = {}
     workers = backend.workers()
-    for case, dtype in _CASES:
-        for one in dict.fromkeys((case, case.scaled(backend.parallel))):
-            operands = one.operands(dtype)
+    if backend.compiles:
+        yield from _compiled(backend)
+    for dtype, cases in groupby(_jobs(backend), key=lambda job: job[1]):
+        begin, before = time.perf_counter(), len(samples)
+        for case, _ in cases:
+            operands = case.operands(backend, dtype)
             for method in backend.methods:
-                if method.name not in case.methods:
-                    continue
-                sample = _sample(backend, method, one, operands, 1)
+                sample = _sample(backend, method, case, operands, 1)
                 if sample is None:
                     continue
                 samples.append(sample)
                 if workers > 1 and dtype == "float32" and sample.seconds > _PARALLEL:
-                    together = _sample(backend, method, one, operands, workers)
+                    together = _sample(backend, method, case, operands, workers)
                     if together is not None:
                         gain = (sample.seconds / together.seconds - 1) / (workers - 1)
                         for kind in {name.partition(".")[0] for name, _ in sample.work.amounts}:
                             gains.setdefault(kind, []).append(min(max(gain, 0.01), 1.0))
+        yield f"{dtype}: {len(samples) - before} timed in {time.perf_counter() - begin:.1f} s"
     return samples, {f"{kind}.efficiency": median(found) for kind, found in gains.items()}
+
+
+def _jobs(backend: Backend) -> Iterator[tuple[_Case, str]]:
+    """Every case as it is, and so large that it keeps a worker of the backend busy."""
+    for case, dtype in _CASES:
+        for one in dict.fromkeys((case, case.scaled(backend.parallel))):
+            yield one, dtype
+
+
+def _compiled(backend: Backend) -> Iterator[str]:
+    """Make a first call of every method and case, many at once, since each may compile."""
+
+    def first(case: _Case, dtype: str, method: Method) -> None:
+        with contextlib.suppress(Exception):  # it comes again where the call is timed
+            x, k = case.operands(backend, dtype)
+            plan = _plan(backend, method, case, x, k, 1)
+            if plan is not None:
+                plan(x, k)
+
+    begin = told = time.perf_counter()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        calls = [
+            pool.submit(first, case, dtype, method)
+            for case, dtype in _jobs(backend)
+            for method in backend.methods
+        ]
+        for done, _ in enumerate(as_completed(calls), 1):
+            now = time.perf_counter()
+            if now > told + 1 or done == len(calls):
+                told = now
+                yield f"compiling: {done} of {len(calls)} first calls, {now - begin:.1f} s"
+
+
+def _plan(
+    backend: Backend, method: Method, case: _Case, x: Any, k: np.ndarray, workers: int
+) -> Any:
+    """The plan of one method; None where it refuses, or the case is not for it."""
+    if method.name not in case.methods:
+        return None
+    alone = copy.copy(backend)
+    alone.methods = (method,)  # type: ignore[misc]  # hides the table of the class
+    try:
+        return api.plan_on(
+            alone, "correlate", x, k, layout=case.layout, mode="valid", method=method.name,
+            workers=workers,
+        )  # fmt: skip
+    except MethodRefused:
+        return None
 
 
 def _sample(
     backend: Backend,
     method: Method,
     case: _Case,
-    operands: tuple[np.ndarray, np.ndarray],
+    operands: tuple[Any, np.ndarray],
     workers: int,
 ) -> calibration.Sample | None:
     """One method's work and shortest time; None where it refuses."""
-    alone = copy.copy(backend)
-    alone.methods = (method,)  # type: ignore[misc]  # hides the table of the class
-    x, k = backend.from_numpy(operands[0]), operands[1]
-    try:
-        plan = api.plan_on(
-            alone, "correlate", x, k, layout=case.layout, mode="valid", method=method.name,
-            workers=workers,
-        )  # fmt: skip
-    except MethodRefused:
+    x, k = operands
+    plan = _plan(backend, method, case, x, k, workers)
+    if plan is None:
         return None
     kernel = k[None, None, None]
-    (row,) = planner.price(plan.problem, alone.methods, backend.rates, plan.limits)
+    (row,) = planner.price(plan.problem, (method,), backend.rates, plan.limits)
     row = planner.examined(
         row, plan.problem, backend.rates, plan.limits, lambda m: m.examine(plan.problem, kernel)
     )
     if row.refusal is not None:
         return None
     out = plan(x, k)
-    return calibration.Sample(
-        row.work, _shortest(lambda: backend.seconds(lambda: plan(x, k, out=out)))
+    seconds = _shortest(
+        lambda: backend.seconds(lambda: plan(x, k, out=out)), backend.calibration_seconds
     )
+    return calibration.Sample(row.work, seconds)
 
 
-def _shortest(seconds: Callable[[], float]) -> float:
-    best, end = math.inf, time.perf_counter() + _EACH
+def _shortest(seconds: Callable[[], float], spent: float) -> float:
+    best, end = math.inf, time.perf_counter() + spent
     while best == math.inf or time.perf_counter() < end:
         best = min(best, seconds())
     return best

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 _WORTH_COMPILING = 1 << 26
-"""Multiply-adds from which a kernel is compiled for its taps: NVRTC takes seconds for it."""
+"""Multiply-adds, of all calls together, from which a kernel is compiled for its taps: NVRTC takes
+some tenths of a second for it, once, since the disk keeps it."""
 
 
 def steps(strides: Sequence[int], dtype: str, axes: Sequence[Axis]) -> tuple[int, ...]:
@@ -92,40 +93,54 @@ def run_any(
 
 def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:
     """Launch the tiled kernel; False where these strides or this device do not suit it."""
-    launch = _tiled(device, problem, weights.by_value, device.number(), x.strides, y.strides)
+    launch = _tiled(device, problem, weights.by_value, device.number(), x.strides, y.strides)()
     if launch is None:
         return False
     launch(device.pointer(x), device.pointer(y), weights.given(device))
     return True
 
 
-@lru_cache(2048)
-def _tiled(
-    device: Device,
-    problem: Problem,
-    by_value: int,
-    number: int,
-    x_strides: tuple[int, ...],
-    y_strides: tuple[int, ...],
-) -> Launch | None:
-    """The launch for arrays of these strides, and so many weights passed by value."""
-    where = geometry(
-        problem,
-        steps(x_strides, problem.x_dtype, problem.x_axes),
-        steps(y_strides, problem.dtype, problem.y_axes),
-    )
-    if tiling.refusal(where):
-        return None
-    return tiled_launch(
-        device,
-        where,
-        problem.x_dtype,
-        problem.dtype,
-        cval_of(problem),
-        by_value,
-        device.specialise and where.outputs * where.taps >= _WORTH_COMPILING,
-        number,
-    )
+class _Tiled:
+    """The launch for arrays of these strides, and so many weights passed by value.
+
+    Its kernel serves all taps at first, and is compiled for these when they have been used much.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        problem: Problem,
+        by_value: int,
+        number: int,
+        x_strides: tuple[int, ...],
+        y_strides: tuple[int, ...],
+    ) -> None:
+        where = geometry(
+            problem,
+            steps(x_strides, problem.x_dtype, problem.x_axes),
+            steps(y_strides, problem.dtype, problem.y_axes),
+        )
+        self._make: Callable[[bool], Launch | None] = lambda fixed: tiled_launch(
+            device, where, problem.x_dtype, problem.dtype, cval_of(problem), by_value, fixed, number
+        )
+        self._work = where.outputs * where.taps
+        self._left = _WORTH_COMPILING if device.specialise else math.inf
+        self._launch: Launch | None = None
+        self._refused = tiling.refusal(where) is not None
+
+    def __call__(self) -> Launch | None:
+        """The launch of the next call; None where the tiled kernel does not suit it."""
+        if self._refused or (self._left < 0 and self._launch):
+            return self._launch
+        self._left -= self._work
+        if self._left <= 0 or self._launch is None:
+            self._launch = self._make(self._left <= 0)
+        if self._left <= 0:
+            self._left = -1
+        return self._launch
+
+
+_tiled = lru_cache(2048)(_Tiled)
 
 
 def dtype_refusal(problem: Problem) -> str | None:

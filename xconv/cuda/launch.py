@@ -25,6 +25,7 @@ BY_VALUE_BYTES = 3072
 4096 bytes that every device and driver takes."""
 _MOST_BLOCKS = (1 << 31) - 1
 _ANY_OUTER = 8
+_DIVISOR = np.dtype([(name, np.uint32) for name in ("size", "multiplier", "shift", "unused")])
 _NO_AXIS = Spatial(0, 0, 1, 1, low=0, taps=1, stride=1, dilation=1, boundary=0)
 """One kernel does for one to three axes, with such ones in front."""
 
@@ -77,8 +78,7 @@ def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
         "rows_in rows_out rows_low rows_boundary "
         "columns_in columns_out columns_low columns_boundary "
         "lanes channels slabs outers taps_h taps_w stride_h dilation_h m x_down y_down "
-        "pitch tile_h tile_w tile_elements sources_at "
-        "blocks_lane blocks_column blocks_row"
+        "pitch tile_h tile_w tile_elements sources_at"
     )
     distances = "x_row x_column x_lane x_channel y_row y_column y_lane w_lane"
     return record(
@@ -86,11 +86,25 @@ def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
             *((name, np.uint64, 0) for name in ("x", "y", "w")),
             *((name, np.int64, 0) for name in distances.split()),
             *((name, np.int32, 0) for name in counts.split()),
+            *((f"blocks_{name}", _DIVISOR, 0) for name in ("lane", "column", "row")),
             ("outer", OUTER, tiling.OUTER),
             ("deep", SPATIAL, tiling.DEEP),
             ("cval", total, 0),
             ("filter", total, max(filters, 1)),
         ]
+    )
+
+
+def divisor(size: int) -> np.ndarray[Any, Any]:
+    """What tiled.cu divides numbers below 2^31 by `size` with.
+
+    >>> by = divisor(7)
+    >>> [(n * int(by["multiplier"]) >> 32) >> int(by["shift"]) for n in (0, 6, 7, 2**31 - 1)]
+    [0, 0, 1, 306783378]
+    """
+    bits = (size - 1).bit_length()
+    return np.array(
+        (size, (1 << 31 + bits) // size + 1 if bits else 0, max(bits - 1, 0), 0), _DIVISOR
     )
 
 
@@ -229,7 +243,8 @@ def _tiled_argument(
         m=tile.m, x_down=part.x_down, y_down=part.y_down,
         pitch=tile.pitch, tile_h=tile.height, tile_w=tile.width, tile_elements=tile.elements,
         sources_at=tile.sources_at,
-        blocks_lane=blocks[0], blocks_column=blocks[1], blocks_row=blocks[2],
+        blocks_lane=divisor(blocks[0]), blocks_column=divisor(blocks[1]),
+        blocks_row=divisor(blocks[2]),
         outer=part.outer[::-1], deep=part.deep[::-1], cval=cval,
     )  # fmt: skip
 
@@ -241,18 +256,21 @@ def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
         "TAPS_H": rows.taps, "TAPS_W": columns.taps, "M": tile.m,
         "PITCH": tile.pitch, "TILE_H": tile.height, "TILE_W": tile.width,
         "SLABS": part.slabs, "STRIDE_H": rows.stride, "DILATION_H": rows.dilation,
+        "ACROSS": tile.threads[0], "LINES": tile.lines,
         "THREADS": math.prod(tile.threads), "X_DOWN": int(part.x_down), "Y_DOWN": int(part.y_down),
     }  # fmt: skip
     in_call: dict[str, int | str] = {
         "TAPS_H": "call.taps_h", "TAPS_W": "call.taps_w", "M": "call.m" if part.lane else 1,
         "PITCH": "call.pitch", "TILE_H": "call.tile_h", "TILE_W": "call.tile_w",
         "SLABS": "call.slabs", "STRIDE_H": "call.stride_h", "DILATION_H": "call.dilation_h",
+        "ACROSS": "blockDim.x", "LINES": "blockDim.y",
         "THREADS": 256, "X_DOWN": "call.x_down", "Y_DOWN": "call.y_down",
     }  # fmt: skip
     return (literal if tile.fixed else in_call) | {
         "RX": tile.rx, "RY": tile.ry,
         "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
-        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "UNROLL": int(tile.unrolled),
+        "CHUNK": tile.chunk, "PACKED": int(tile.packed), "WIDE": tile.wide,
+        "UNROLL": int(tile.unrolled),
         "UNROLL_CHUNKS": min(-(-columns.taps // tile.chunk), 4) if tile.fixed else 1,
         "DEEPS": len(part.deep), "FILTER": filters, "STAGED": int(tile.staged),
         "W_LANES": int(bool(part.lane and part.lane.w)),

@@ -14,15 +14,20 @@
 // else fields of `call`:
 //   TAPS_H, TAPS_W  taps of rows and columns     PITCH   elements from row to row of the tile
 //   M               lanes                        TILE_H, TILE_W  rows and columns under a tile
+//   ACROSS, LINES   threads along columns (times lanes) and rows
 //   STRIDE_H, DILATION_H
 //   SLABS           channels times taps of deep axes
 //   X_DOWN, Y_DOWN  whether rows, not columns, are neighbours in the memory of x and y
 // and these, always literals:
 //   RX, RY, STRIDE_W, DILATION_W, CHUNK (taps of a row read at a time),
-//   PACKED (M is 1, and rows are read RX elements at a time), UNROLL (whether rows are unrolled, too),
-//   UNROLL_CHUNKS (how many chunks are where rows are not),
+//   PACKED (M is 1, and rows are read RX elements at a time), WIDE (lanes that may be copied at
+//   once; it divides M and PITCH), UNROLL (whether rows are unrolled),
+//   UNROLL_CHUNKS (how many chunks are, where rows are not),
 //   FILTER (room for taps passed by value; 0: they are at `w`), STAGED (whether taps go through
 //   shared memory), W_LANES (each lane has its own taps), DEEPS (number of deep axes), THREADS
+
+// Division by a number that the host knows: the high half of a product, shifted.
+struct Divisor { unsigned size, multiplier, shift, unused; };
 
 struct Call {
     const Input* x;
@@ -36,7 +41,7 @@ struct Call {
     int lanes, channels, slabs, outers;
     int taps_h, taps_w, stride_h, dilation_h, m, x_down, y_down, pitch, tile_h, tile_w, tile_elements;
     int sources_at;  // bytes
-    int blocks_lane, blocks_column, blocks_row;
+    Divisor blocks_lane, blocks_column, blocks_row;
     Outer outer[8];  // those that change fastest first, as the deep axes
     Spatial deep[4];
     Sum cval;
@@ -61,6 +66,15 @@ static __device__ inline unsigned digit(unsigned& block, unsigned size)
     return remainder;
 }
 
+static __device__ inline unsigned digit(unsigned& block, const Divisor& by)
+{
+    if (by.size == 1) return 0;
+    const unsigned quotient = __umulhi(block, by.multiplier) >> by.shift;
+    const unsigned remainder = block - quotient * by.size;
+    block = quotient;
+    return remainder;
+}
+
 // Where a tile of `length` begins on an axis of `size`.  The last one is moved back, so that it
 // ends with the axis: it computes some outputs once more, which are the same.
 static __device__ inline int begin_of(unsigned which, int length, int size)
@@ -74,8 +88,8 @@ static __device__ inline Place place_of(const Call& call)
     Place at{call.x, call.y, 0, 0, 0, 0, {}};
     unsigned block = blockIdx.x;
     at.lane = begin_of(digit(block, call.blocks_lane), M, call.lanes);
-    at.column = begin_of(digit(block, call.blocks_column), blockDim.x / (M) * RX, call.columns_out);
-    at.row = begin_of(digit(block, call.blocks_row), blockDim.y * RY, call.rows_out);
+    at.column = begin_of(digit(block, call.blocks_column), (ACROSS) / (M) * RX, call.columns_out);
+    at.row = begin_of(digit(block, call.blocks_row), (LINES) * RY, call.rows_out);
 #pragma unroll
     for (int d = 0; d < DEEPS; ++d) {
         const Spatial& axis = call.deep[d];
@@ -85,7 +99,8 @@ static __device__ inline Place place_of(const Call& call)
     }
 #pragma unroll 1
     for (int n = 0; n < call.outers; ++n) {
-        const long long i = digit(block, static_cast<unsigned>(call.outer[n].size));
+        const unsigned size = static_cast<unsigned>(call.outer[n].size);
+        const long long i = n + 1 < call.outers ? digit(block, size) : block;
         at.x += i * call.outer[n].x;
         at.y += i * call.outer[n].y;
         at.w += i * call.outer[n].w;
@@ -112,14 +127,15 @@ static __device__ inline const Input* slab_of(const Call& call, const Place& at,
 }
 
 // How the threads share out a tile: from (row, column) in steps, neighbours in memory together.
+// A thread keeps to one lane.
 struct Walk { int row, row_step, column, column_step; };
 
 static __device__ inline Walk walk(const Call& call, bool down)
 {
-    const int x = threadIdx.x, y = threadIdx.y, width = blockDim.x, height = blockDim.y;
-    if (M != 1) return Walk{y, height, x, width};
+    const int x = threadIdx.x, y = threadIdx.y;
+    if (M != 1) return Walk{y, LINES, x, ACROSS};
     // The number of threads is a power of two here.
-    const int thread = y * width + x, threads = width * height;
+    const int thread = y * (ACROSS) + x, threads = (LINES) * (ACROSS);
     const int near = threads < 32 ? threads : 32, far = threads / near;
     if (down) return Walk{thread % near, near, thread / near, far};
     return Walk{thread / near, far, thread % near, near};
@@ -129,11 +145,12 @@ static __device__ inline Walk walk(const Call& call, bool down)
 // element of the image, or BEYOND.
 constexpr long long BEYOND = -0x7fffffffffffffffLL - 1;
 
-// The first row and column under a tile, and what its elements may do without being looked at.
+// The first row and column under a tile, and how it may be read.
 struct Under {
     int row, column;
-    bool rows, columns;  // none lies beyond a constant edge; lanes count among the columns
-    bool packs;          // a row's columns follow each other in memory, from a multiple of 16 bytes
+    bool inside;  // all of it lies in the image
+    bool packs;   // columns do, follow each other in memory, and may begin on 16 bytes in each row
+    bool wide;    // lanes follow each other, and may begin on WIDE elements in each row and column
 };
 
 constexpr bool SAME_BITS = Same<Input, Value>::value && sizeof(Value) == sizeof(Sum);
@@ -143,22 +160,21 @@ static __device__ inline Under under_tile(const Call& call, const Place& at)
 {
     const int row = at.row * (STRIDE_H) - call.rows_low, column = at.column * STRIDE_W - call.columns_low;
     const int packed = (TILE_W + PACK - 1) / PACK * PACK;
-    Under under{row, column, true, true, false};
-    if (!call.rows_boundary) under.rows = row >= 0 && row + (TILE_H) <= call.rows_in;
-    if (!call.columns_boundary) under.columns = column >= 0 && column + TILE_W / (M) <= call.columns_in;
-    under.columns = under.columns && at.lane + (M) <= call.lanes;
-    under.packs = SAME_BITS && M == 1 && call.x_column == 1 && under.rows && PITCH % PACK == 0
-        && column >= 0 && column + packed <= call.columns_in && packed <= PITCH
+    const bool rows = row >= 0 && row + (TILE_H) <= call.rows_in;
+    const bool columns = column >= 0 && column + TILE_W / (M) <= call.columns_in;
+    const bool packs = SAME_BITS && M == 1 && call.x_column == 1 && (rows || call.rows_boundary)
+        && column >= 0 && column + packed <= call.columns_in && packed <= PITCH && PITCH % PACK == 0
         && call.x_row * sizeof(Input) % 16 == 0;
-    return under;
+    const bool wide = SAME_BITS && call.x_lane == 1 && (call.x_row | call.x_column) % WIDE == 0;
+    return Under{row, column, rows && columns && at.lane + (M) <= call.lanes, packs, wide};
 }
 
 static __device__ inline void find_sources(
     const Call& call, const Place& at, const Under& under, long long* sources)
 {
-    const int threads = blockDim.x * blockDim.y;
+    const int threads = (LINES) * (ACROSS), thread = threadIdx.y * (ACROSS) + threadIdx.x;
 #pragma unroll 1
-    for (int e = threadIdx.y * blockDim.x + threadIdx.x; e < TILE_W + (TILE_H); e += threads) {
+    for (int e = thread + (under.inside ? TILE_W + (under.packs ? 0 : TILE_H) : 0); e < TILE_W + (TILE_H); e += threads) {
         const bool is_row = e >= TILE_W;
         const int element = is_row ? e - (TILE_W) : e / (M);
         const int i = source_index(
@@ -170,33 +186,24 @@ static __device__ inline void find_sources(
     }
 }
 
-// An element of the image goes to the tile.  Where its bits stay what they are, devices from sm_80
-// on copy it without the thread waiting for it.
-static __device__ inline void fetch(Sum& to, const Input* from)
+// COUNT elements that follow each other go from the image to the tile.  Where their bits stay what
+// they are, devices from sm_80 on copy 4, 8 or 16 bytes without the thread waiting for it.
+template <int COUNT> static __device__ inline void fetch(Sum* to, const Input* from)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
     if constexpr (SAME_BITS) {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(
-                         static_cast<unsigned>(__cvta_generic_to_shared(&to))),
-                     "l"(from), "n"(sizeof(Sum))
-                     : "memory");
+        const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+        if constexpr (COUNT * sizeof(Sum) == 16)
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+        else
+            asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from),
+                         "n"(COUNT * sizeof(Sum))
+                         : "memory");
         return;
     }
 #endif
-    to = Convert<Sum>::of(Convert<Value>::of(*from));
-}
-
-// 16 bytes of them, which must lie on a multiple of 16.
-static __device__ inline void fetch_pack(Sum* to, const Input* from)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                     static_cast<unsigned>(__cvta_generic_to_shared(to))),
-                 "l"(from)
-                 : "memory");
-#else
-    for (int e = 0; e < PACK; ++e) to[e] = Convert<Sum>::of(Convert<Value>::of(from[e]));
-#endif
+#pragma unroll
+    for (int e = 0; e < COUNT; ++e) to[e] = Convert<Sum>::of(Convert<Value>::of(from[e]));
 }
 
 static __device__ inline void wait_for_fetched()
@@ -206,51 +213,77 @@ static __device__ inline void wait_for_fetched()
 #endif
 }
 
-// The tile by elements; none of them lies beyond an edge if WHOLE.
-template <bool WHOLE> static __device__ inline void load_elements(
+// The tile, where its elements are looked up.
+static __device__ inline void load_found(
     const Call& call, const Input* x, const long long* of_columns, const long long* of_rows, Sum* tile)
 {
     const Walk step = walk(call, X_DOWN);
 #pragma unroll 1
     for (int c = step.column; c < TILE_W; c += step.column_step) {
         const long long column = of_columns[c];
-        const bool inside = WHOLE || (x && column != BEYOND);
+        const bool inside = x && column != BEYOND;
 #pragma unroll 4
         for (int r = step.row; r < TILE_H; r += step.row_step) {
             const long long row = of_rows[r];
-            if (WHOLE || (inside && row != BEYOND)) fetch(tile[r * PITCH + c], x + (row + column));
+            if (inside && row != BEYOND) fetch<1>(tile + r * PITCH + c, x + (row + column));
             else tile[r * PITCH + c] = call.cval;
         }
     }
 }
 
-// The tile by 16 bytes: the threads go along one row after the other.
+// The tile, where all of it lies in the image, COUNT lanes at a time.
+template <int COUNT> static __device__ inline void load_inside(
+    const Call& call, const Place& at, const Under& under, const Input* x, Sum* tile)
+{
+    const Walk step = walk(call, X_DOWN);
+    const int lanes = M / COUNT;
+    const long long right = step.column_step / lanes * call.x_column;
+    const Input* from = x + (under.row + step.row) * call.x_row
+        + (under.column + step.column / lanes) * call.x_column
+        + (at.lane + step.column % lanes * COUNT) * call.x_lane;
+#pragma unroll 1
+    for (int r = step.row; r < TILE_H; r += step.row_step, from += step.row_step * call.x_row) {
+        const Input* next = from;
+#pragma unroll 4
+        for (int c = step.column; c < TILE_W / COUNT; c += step.column_step, next += right)
+            fetch<COUNT>(tile + r * PITCH + c * COUNT, next);
+    }
+}
+
+// The tile by 16 bytes, from its first column on: the threads go along one row after the other.
 static __device__ inline void load_packs(
     const Call& call, const Input* x, const long long* of_rows, Sum* tile)
 {
-    const int width = (TILE_W + PACK - 1) / PACK, threads = blockDim.x * blockDim.y;
-    const int thread = threadIdx.y * blockDim.x + threadIdx.x;
-    const int rows = threads / width, columns = threads % width;
+    const int width = (TILE_W + PACK - 1) / PACK, threads = (LINES) * (ACROSS);
+    const int thread = threadIdx.y * (ACROSS) + threadIdx.x;
     int r = thread / width, c = thread % width;
 #pragma unroll 4
-    for (; r < TILE_H; r += rows, c += columns) {
+    for (; r < TILE_H; r += threads / width, c += threads % width) {
         if (c >= width) {
             c -= width;
             if (++r >= TILE_H) break;
         }
-        fetch_pack(tile + r * PITCH + c * PACK, x + (of_rows[r] + c * PACK));
+        fetch<PACK>(tile + r * PITCH + c * PACK, x + (of_rows[r] + c * PACK));
     }
 }
 
+static __device__ inline bool aligned(const Input* x, unsigned bytes)
+{
+    return reinterpret_cast<unsigned long long>(x) % bytes == 0;
+}
+
 static __device__ inline void load_tile(
-    const Call& call, const Under& under, const Input* x, const long long* sources, Sum* tile)
+    const Call& call, const Place& at, const Under& under, const Input* x, const long long* sources,
+    Sum* tile)
 {
     const long long* rows = sources + (TILE_W);
     const Input* first = x + under.column;
-    if (under.packs && x && reinterpret_cast<unsigned long long>(first) % 16 == 0)
+    if (under.packs && x && aligned(first, 16))
         load_packs(call, first, rows, tile);
-    else if (under.rows && under.columns && x) load_elements<true>(call, x, sources, rows, tile);
-    else load_elements<false>(call, x, sources, rows, tile);
+    else if (under.inside && x && WIDE > 1 && under.wide && aligned(x + at.lane, WIDE * sizeof(Sum)))
+        load_inside<WIDE>(call, at, under, x, tile);
+    else if (under.inside && x) load_inside<1>(call, at, under, x, tile);
+    else load_found(call, x, sources, rows, tile);
 }
 
 // Taps in shared memory: rows of chunks, each padded to whole 16 bytes; or of M lanes.
@@ -263,9 +296,8 @@ struct alignas(16) TapPack { Sum v[TAP_PACK]; };
 static __device__ void load_taps(const Call& call, const Place& at, int slab, Sum* taps)
 {
     const long long w = at.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
-    const int lanes = W_LANES ? M : 1;
-    const int threads = blockDim.x * blockDim.y, count = TAPS_H * TAPS_W * lanes;
-    for (int e = threadIdx.y * blockDim.x + threadIdx.x; e < count; e += threads) {
+    const int lanes = W_LANES ? M : 1, count = TAPS_H * TAPS_W * lanes;
+    for (int e = threadIdx.y * (ACROSS) + threadIdx.x; e < count; e += (LINES) * (ACROSS)) {
         const int lane = at.lane + e % lanes, tap = e / lanes, column = tap % (TAPS_W);
         if (W_LANES && lane >= call.lanes) continue;
         taps[W_LANES ? e : tap / (TAPS_W) * TAPS_PITCH + column / CHUNK * CHUNK_PITCH + column % CHUNK]
@@ -370,21 +402,35 @@ static __device__ inline void keep_sums(const Call& call, const Sum (&sum)[RY][R
     }
 }
 
-static __device__ inline void store_tile(const Call& call, const Place& at, const Sum* tile)
+template <bool INSIDE> static __device__ inline void store_rows(
+    const Call& call, const Place& at, const Sum* tile)
 {
     const Walk step = walk(call, Y_DOWN);
-    const int columns = blockDim.x * RX;
-    const int left = call.rows_out - at.row, most = static_cast<int>(blockDim.y) * RY;
-    const int rows = left < most ? left : most;
+    const int left = call.rows_out - at.row, rows = left < (LINES) * RY ? left : (LINES) * RY;
+    const int lane = at.lane + step.column % (M), first = at.column + step.column / (M);
+    const int right = step.column_step / (M);
+    Value* to = at.y + (at.row + step.row) * call.y_row + first * call.y_column + lane * call.y_lane;
+    if (!INSIDE && lane >= call.lanes) return;
 #pragma unroll 1
-    for (int c = step.column; c < columns; c += step.column_step) {
-        const int lane = at.lane + c % (M), column = at.column + c / (M);
-        if (lane >= call.lanes || column >= call.columns_out) continue;
-        Value* to = at.y + column * call.y_column + lane * call.y_lane + at.row * call.y_row;
-#pragma unroll 4
-        for (int r = step.row; r < rows; r += step.row_step)
-            to[r * call.y_row] = Convert<Value>::of(tile[r * PITCH + c]);
+    for (int r = step.row; r < rows; r += step.row_step, to += step.row_step * call.y_row) {
+        Value* next = to;
+        int column = first;
+#pragma unroll(INSIDE ? 4 : 1)
+        for (int c = step.column; c < (ACROSS) * RX; c += step.column_step) {
+            if (!INSIDE && column >= call.columns_out) break;
+            *next = Convert<Value>::of(tile[r * PITCH + c]);
+            next += right * call.y_column;
+            column += right;
+        }
     }
+}
+
+static __device__ inline void store_tile(const Call& call, const Place& at, const Sum* tile)
+{
+    const int columns = (ACROSS) / (M) * RX;
+    if (at.column + columns <= call.columns_out && at.lane + (M) <= call.lanes)
+        store_rows<true>(call, at, tile);
+    else store_rows<false>(call, at, tile);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_constant__ Call call)
@@ -401,7 +447,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_cons
 #pragma unroll 1
     for (int slab = 0; slab < SLABS; ++slab) {
         __syncthreads();
-        load_tile(call, under, slab_of(call, at, slab), sources, tile);
+        load_tile(call, at, under, slab_of(call, at, slab), sources, tile);
         long long first = 0;
 #if STAGED
         load_taps(call, at, slab, taps);
