@@ -53,8 +53,6 @@ TABLE = (
     Row("any", "float32", "NHW", 5, registers=96),
     Row("any", "complex128", "NHW", 5, registers=128),
     Row("any", "bfloat16", "NHW", 5, registers=96),
-    Row("peak", "float32", "", 0, registers=32, share=0.80),
-    Row("peak", "float64", "", 0, registers=40, share=0.80),
     *(
         Row(name, dtype, layout, 5, registers=88)
         for name in ("gather", "scatter")
@@ -63,6 +61,8 @@ TABLE = (
     ),
     Row("multiply", "complex64", "one output", 5, registers=64),
     Row("multiply", "complex128", "outputs", 5, registers=168),
+    Row("peak", "float32", "", 0, registers=32, share=0.80),
+    Row("peak", "float64", "", 0, registers=40, share=0.80),
 )
 CASES = [
     (row, architecture)

@@ -22,8 +22,8 @@ __all__ = ["Streamed"]
 
 _IN_FLIGHT = 2
 """Blocks that are under way at a time, each on a stream of its own: while one is computed, the
-other is fetched and sent.  They are computed one after the other, since CuPy keeps one plan of a
-transform, with one work area, for all streams."""
+other is fetched and sent.  They are computed one after the other, since the plan of a transform has
+one work area for all streams."""
 
 
 class Streamed(Method):

@@ -1,8 +1,9 @@
 """FFT, separable and array-operation rows of the CUDA backend.
 
-The methods of xconv.methods run as they are, on canonical views.  What they would ask the device
-for, whether an image holds values that a transform would spread, is answered there: a kernel that
-skips the other images computes such ones directly, so that no stream is waited for.
+The FFT is `fourier`'s; the other methods of xconv.methods run as they are, on canonical views.
+What they would ask the device for, whether an image holds values that the passes would spread, is
+answered there: a kernel that skips the other images computes such ones directly, so that no stream
+is waited for.
 """
 
 from __future__ import annotations
