@@ -14,7 +14,6 @@ constexpr double most_layer_work = 16e6;               // its positions are few 
 
 // In bytes.
 constexpr ptrdiff_t run_bytes = 64 * 1024;  // of inputs under a run: stays near for all its rows
-constexpr double near_bytes = 256 * 1024;   // of inputs under a block
 
 }  // namespace
 
@@ -86,12 +85,6 @@ double Traversal::work_of_block() const {
   return work;
 }
 
-double Traversal::input_of_block() const {
-  double bytes = double(size_of(d_.number));
-  for (int a = 0; a < n_; ++a) bytes *= double(loops_[a].window(loops_[a].block));
-  return bytes;
-}
-
 void Traversal::set_blocks(size_t max_memory) {
   double total = work_of_position();
   for (int a = 0; a < n_; ++a) total *= double(a == kernels_ ? 1 : loops_[a].outputs);
@@ -116,8 +109,7 @@ void Traversal::set_blocks(size_t max_memory) {
   Loop& run = loops_[fold_ < 0 ? lane_ : fold_];
   const ptrdiff_t run_unit = fold_ < 0 ? 1 : loops_[lane_].outputs;
   auto fits = [&] {
-    return work_of_block() <= target && (is_turned() || input_of_block() <= near_bytes) &&
-           (!needs_scratch_ || lay_out() <= budget);
+    return work_of_block() <= target && (!needs_scratch_ || lay_out() <= budget);
   };
   auto grow = [&](Loop& loop, ptrdiff_t to) {
     const ptrdiff_t before = loop.block;
