@@ -97,7 +97,9 @@ void Traversal::set_blocks(size_t max_memory) {
     budget = std::min(is_turned() ? turned_bytes : block_bytes, allowed / workers_);
   }
   const double most = op_ == Op::layer ? most_layer_work : most_work;
-  const double target = workers_ == 1 ? most : std::clamp(total / (workers_ * 8), least_work, most);
+  const int shares = op_ == Op::layer ? 4 : 8;  // of a worker: each share reads a layer's weights
+  const double target =
+      workers_ == 1 ? most : std::clamp(total / (workers_ * shares), least_work, most);
 
   // A run of lanes: long, but its inputs for all rows of a tile should stay in cache.
   ptrdiff_t rows_read = size_of(d_.number);
@@ -118,7 +120,8 @@ void Traversal::set_blocks(size_t max_memory) {
     loop.block = before;
     return false;
   };
-  if (row_ >= 0) {
+  const bool whole = op_ == Op::layer && grow(loops_[row_], loops_[row_].outputs);
+  if (row_ >= 0 && !whole) {
     for (ptrdiff_t rows = rows_; rows > 1 && !grow(loops_[row_], rows * spacing_);)
       rows = (rows + 1) / 2;
   }
