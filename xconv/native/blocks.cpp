@@ -110,9 +110,7 @@ void Traversal::set_blocks(size_t max_memory) {
   const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic][int(op_)];
   Loop& run = loops_[fold_ < 0 ? lane_ : fold_];
   const ptrdiff_t run_unit = fold_ < 0 ? 1 : loops_[lane_].outputs;
-  auto fits = [&] {
-    return work_of_block() <= target && (!needs_scratch_ || lay_out() <= budget);
-  };
+  auto fits = [&] { return work_of_block() <= target && (!needs_scratch_ || lay_out() <= budget); };
   auto grow = [&](Loop& loop, ptrdiff_t to) {
     const ptrdiff_t before = loop.block;
     loop.block = std::min(loop.outputs, to);

@@ -332,7 +332,9 @@ void Traversal::set_rows() {
 // if an outer axis gives the rows.
 void Traversal::set_turned_rows() {
   op_ = turned_;
-  const auto most = ptrdiff_t(d_.isa.rows[d_.arithmetic][int(op_)]);
+  const int vectors = d_.isa.vectors[d_.arithmetic][int(op_)];
+  const bool narrow = op_ == Op::layer && 2 * d_.padded_outputs <= d_.lanes_per_vector * vectors;
+  const auto most = ptrdiff_t((narrow ? d_.isa.narrow_rows : d_.isa.rows)[d_.arithmetic][int(op_)]);
   double best = 0;
   auto consider = [&](int a) {
     if (a == group_ || a == channels_ || a == kernels_) return;
