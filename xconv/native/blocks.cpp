@@ -14,7 +14,6 @@ constexpr double most_layer_work = 16e6;               // its positions are few 
 
 // In bytes.
 constexpr ptrdiff_t run_bytes = 64 * 1024;  // of inputs under a run: stays near for all its rows
-constexpr double near_bytes = 256 * 1024;   // of inputs under a block
 
 }  // namespace
 
@@ -86,12 +85,6 @@ double Traversal::work_of_block() const {
   return work;
 }
 
-double Traversal::input_of_block() const {
-  double bytes = double(size_of(d_.number));
-  for (int a = 0; a < n_; ++a) bytes *= double(loops_[a].window(loops_[a].block));
-  return bytes;
-}
-
 void Traversal::set_blocks(size_t max_memory) {
   double total = work_of_position();
   for (int a = 0; a < n_; ++a) total *= double(a == kernels_ ? 1 : loops_[a].outputs);
@@ -104,7 +97,9 @@ void Traversal::set_blocks(size_t max_memory) {
     budget = std::min(is_turned() ? turned_bytes : block_bytes, allowed / workers_);
   }
   const double most = op_ == Op::layer ? most_layer_work : most_work;
-  const double target = workers_ == 1 ? most : std::clamp(total / (workers_ * 8), least_work, most);
+  const int shares = op_ == Op::layer ? 4 : 8;  // of a worker: each share reads a layer's weights
+  const double target =
+      workers_ == 1 ? most : std::clamp(total / (workers_ * shares), least_work, most);
 
   // A run of lanes: long, but its inputs for all rows of a tile should stay in cache.
   ptrdiff_t rows_read = size_of(d_.number);
@@ -115,10 +110,7 @@ void Traversal::set_blocks(size_t max_memory) {
   const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic][int(op_)];
   Loop& run = loops_[fold_ < 0 ? lane_ : fold_];
   const ptrdiff_t run_unit = fold_ < 0 ? 1 : loops_[lane_].outputs;
-  auto fits = [&] {
-    return work_of_block() <= target && (is_turned() || input_of_block() <= near_bytes) &&
-           (!needs_scratch_ || lay_out() <= budget);
-  };
+  auto fits = [&] { return work_of_block() <= target && (!needs_scratch_ || lay_out() <= budget); };
   auto grow = [&](Loop& loop, ptrdiff_t to) {
     const ptrdiff_t before = loop.block;
     loop.block = std::min(loop.outputs, to);
@@ -126,7 +118,8 @@ void Traversal::set_blocks(size_t max_memory) {
     loop.block = before;
     return false;
   };
-  if (row_ >= 0) {
+  const bool whole = op_ == Op::layer && grow(loops_[row_], loops_[row_].outputs);
+  if (row_ >= 0 && !whole) {
     for (ptrdiff_t rows = rows_; rows > 1 && !grow(loops_[row_], rows * spacing_);)
       rows = (rows + 1) / 2;
   }

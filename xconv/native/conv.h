@@ -71,7 +71,7 @@ constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels
 
 enum class Op : int { rows, bank, plain, layer, channels };
 constexpr int ops = 5;
-constexpr int max_rows = 6;
+constexpr int max_rows = 12;
 
 struct Tile {
   const ptrdiff_t* outer;
@@ -102,8 +102,9 @@ using Store = void (*)(const void* from, void* to, ptrdiff_t stride, ptrdiff_t n
 struct Isa {
   const char* name;
   int vector_bytes;
-  int rows[arithmetics][ops];     // the largest R of the kernels; 0 where there are none
-  int vectors[arithmetics][ops];  // V
+  int rows[arithmetics][ops];         // the largest R of the kernels; 0 where there are none
+  int vectors[arithmetics][ops];      // V
+  int narrow_rows[arithmetics][ops];  // as many as `rows` or more: those beyond have V / 2
   Kernel kernel[arithmetics][ops][max_rows];
   Load load[types][numbers];  // null where the conversion would lose a part (complex to real)
   Store store[numbers];

@@ -93,11 +93,12 @@ std::vector<KernelEntry> kernel_table(const Isa& isa) {
   std::vector<KernelEntry> table;
   for (int a = 0; a < arithmetics; ++a) {
     for (int op = 0; op < ops; ++op) {
-      for (int rows = 1; rows <= isa.rows[a][op]; ++rows) {
+      for (int rows = 1; rows <= isa.narrow_rows[a][op]; ++rows) {
+        const int vectors = isa.vectors[a][op] / (rows > isa.rows[a][op] ? 2 : 1);
         const char* dtype = number_name(Number(a));
         table.push_back({std::string(op_names[op]) + "_" + dtype + "_" + std::to_string(rows) +
-                             "x" + std::to_string(isa.vectors[a][op]) + "_" + isa.name,
-                         op_names[op], dtype, rows, isa.vectors[a][op], isa.name});
+                             "x" + std::to_string(vectors) + "_" + isa.name,
+                         op_names[op], dtype, rows, vectors, isa.name});
       }
     }
   }

@@ -11,7 +11,7 @@ constexpr int vector_bytes = 64;
 // 32 registers: 24 sums, 4 of input, 1 weight.
 namespace shape {
 constexpr int real_rows = 6, real_vectors = 4;
-constexpr int layer_rows = 6, layer_vectors = 4;
+constexpr int layer_rows = 6, layer_vectors = 4, narrow_rows = 12;
 constexpr int complex_rows = 3, complex_vectors = 4;
 constexpr int integer_rows = 4, integer_vectors = 2;
 }  // namespace shape

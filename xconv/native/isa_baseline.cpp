@@ -15,7 +15,7 @@ constexpr int vector_bytes = 16;
 // 32 registers: 24 sums, 4 of input, 1 weight.
 namespace shape {
 constexpr int real_rows = 6, real_vectors = 4;
-constexpr int layer_rows = 6, layer_vectors = 4;
+constexpr int layer_rows = 6, layer_vectors = 4, narrow_rows = 6;
 constexpr int complex_rows = 3, complex_vectors = 4;
 constexpr int integer_rows = 4, integer_vectors = 2;
 }  // namespace shape
@@ -32,7 +32,7 @@ INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c
 // 16 registers: 8 sums, 2 of input, 1 weight, 1 product.
 namespace shape {
 constexpr int real_rows = 4, real_vectors = 2;
-constexpr int layer_rows = 4, layer_vectors = 2;
+constexpr int layer_rows = 4, layer_vectors = 2, narrow_rows = 4;
 constexpr int complex_rows = 2, complex_vectors = 2;
 constexpr int integer_rows = 2, integer_vectors = 2;
 }  // namespace shape

@@ -14,8 +14,9 @@ namespace {
 constexpr double contiguous_move = 0.25;  // of an element, to or from scratch
 constexpr double strided_move = 2;
 constexpr double page = 4096;  // bytes
-// Beyond so many under a tile, finding them costs more than packing, unless taps are many.
-constexpr double near_pages = 64, pages_per_tap = 0.4;
+// Beyond so many under a tile, finding them costs more than packing, unless taps are many.  The
+// processors with 512-bit vectors know many more, measured on a Zen 5.
+constexpr double near_pages = 64, near_pages_512 = 2048, pages_per_tap = 0.4;
 constexpr double most_waste = 0.15;      // of a run's vectors, before another axis is folded in
 constexpr ptrdiff_t short_run = 4;       // tiles
 constexpr ptrdiff_t most_inner = 1024;   // taps of a tile's inner loop
@@ -198,12 +199,13 @@ void Traversal::choose(int lane) {
   fold_ = fold_for(lane, in_place_, direct_);
   set_rows();
   const double pages = pages_of_tile();
+  const double most_pages = d_.isa.vector_bytes == 64 ? near_pages_512 : near_pages;
   bool aliased = false;
   for (int a = 0; a < n_ && op_ == Op::layer; ++a) {
     aliased |= loops_[a].taps > 1 && a != channels_ && loops_[a].x % (4 * alias_bytes) == 0;
   }
   if (in_place_ &&
-      (aliased || (pages > near_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)))) {
+      (aliased || (pages > most_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)))) {
     in_place_ = false;
     fold_ = fold_for(lane, in_place_, direct_);
     set_rows();
@@ -330,7 +332,9 @@ void Traversal::set_rows() {
 // if an outer axis gives the rows.
 void Traversal::set_turned_rows() {
   op_ = turned_;
-  const auto most = ptrdiff_t(d_.isa.rows[d_.arithmetic][int(op_)]);
+  const int vectors = d_.isa.vectors[d_.arithmetic][int(op_)];
+  const bool narrow = op_ == Op::layer && 2 * d_.padded_outputs <= d_.lanes_per_vector * vectors;
+  const auto most = ptrdiff_t((narrow ? d_.isa.narrow_rows : d_.isa.rows)[d_.arithmetic][int(op_)]);
   double best = 0;
   auto consider = [&](int a) {
     if (a == group_ || a == channels_ || a == kernels_) return;

@@ -87,7 +87,6 @@ class Traversal {
   ptrdiff_t lay_out();
   double work_of_position() const;
   double work_of_block() const;
-  double input_of_block() const;
   void cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segment_least);
   void fill_tables(View& view, bool packed) const;
 
