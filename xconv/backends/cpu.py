@@ -1,4 +1,4 @@
-"""NumPy arrays: SciPy's transforms, threads over blocks, and the compiled kernels."""
+"""NumPy arrays: transforms of SciPy or ducc0, threads over blocks, and the compiled kernels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..errors import ArgumentTypeError, MemoryLimitError
 from ..layout import correlation_form
 from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
-from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem
-from .base import Backend, Index, Parts, refuse_masked
+from .base import Backend, Parts, refuse_masked
 from .contraction import kernel_sums
+from .transforms import KeptFFT, ducc_version, forward, inverse
 
 try:
     from .. import _native
@@ -87,7 +87,7 @@ def _rates() -> dict[str, float]:
 
 class CPUBackend(Backend):
     name = "cpu"
-    methods = (*_compiled, Direct(), FFT(), Separable())
+    methods = (*_compiled, Direct(), KeptFFT(), Separable())
     block_bytes = 1 << 20
     rates = _rates()
 
@@ -101,7 +101,9 @@ class CPUBackend(Backend):
     def version(self) -> str:
         import scipy
 
-        return f"NumPy {np.__version__}, SciPy {scipy.__version__}"
+        ducc = ducc_version()
+        transforms = f", ducc0 {ducc}" if ducc else ""
+        return f"NumPy {np.__version__}, SciPy {scipy.__version__}{transforms}"
 
     def details(self) -> Mapping[str, str]:
         if _native_missing:
@@ -208,16 +210,11 @@ class CPUBackend(Backend):
         return np.maximum(high, -low).astype(np.float64).squeeze(axes)
 
     def transform(self, x: np.ndarray, n: tuple[int, ...], axes: tuple[int, ...]) -> Any:
-        import scipy.fft
-
-        forward: Any = scipy.fft.fftn if x.dtype.kind == "c" else scipy.fft.rfftn
-        return _in_order(forward, x, n, axes)
+        return forward(x, n, axes)
 
     def inverse(self, x: np.ndarray, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
-        import scipy.fft
-
-        backward = scipy.fft.ifftn if dtype.startswith("complex") else scipy.fft.irfftn
-        return _in_order(functools.partial(backward, overwrite_x=True), x, n, axes)
+        real = not dtype.startswith("complex")
+        return inverse(x, n, axes, real, [slice(None)] * len(axes))
 
     def kernel_sums(
         self, problem: Problem, x: np.ndarray, gy: np.ndarray, limits: Limits
@@ -247,11 +244,3 @@ class CPUBackend(Backend):
                 for _ in pool.map(task, todo):
                     pass
         return y
-
-
-def _in_order(function: Callable[..., Any], x: np.ndarray, n: tuple[int, ...], axes: Index) -> Any:
-    """The transform over `axes`, its result in the memory order of `x`."""
-    order = np.argsort([-abs(s) for s in x.strides], kind="stable")
-    back = np.argsort(order)
-    result = function(x.transpose(order), s=n, axes=tuple(int(back[a]) for a in axes))
-    return result.transpose(back)

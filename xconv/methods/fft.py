@@ -23,7 +23,7 @@ from .direct import correlate_block
 if TYPE_CHECKING:
     from ..backends.base import Backend
 
-__all__ = ["FFT", "good_size", "safe_entries"]
+__all__ = ["FFT", "State", "direct_entries", "good_size", "safe_entries", "valid_outputs"]
 
 
 _SHARE = 8
@@ -61,7 +61,7 @@ class _Tiles:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class State:
     tiles: _Tiles
     spectrum: Any
     weights: Any
@@ -150,7 +150,7 @@ class FFT(Method):
 
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
-    ) -> _State:
+    ) -> State:
         tiles = _choose(problem, limits, self.work_areas)
         axes = tuple(range(3, 3 + problem.spatial))
         dilated = backend.full(
@@ -159,10 +159,10 @@ class FFT(Method):
         every = tuple(slice(None, None, d) for d in problem.dilation)
         dilated = backend.assign(dilated, (slice(None),) * 3 + every, backend.flip(weights, axes))
         spectrum = backend.transform(dilated, tiles.transform, axes)
-        return _State(tiles, spectrum, weights, float(facts))
+        return State(tiles, spectrum, weights, float(facts))
 
     def run(
-        self, backend: Backend, problem: Problem, state: _State, x: Any, y: Any, limits: Limits
+        self, backend: Backend, problem: Problem, state: State, x: Any, y: Any, limits: Limits
     ) -> Any:
         lead = (*problem.batch, problem.groups)
         shape = self._shape(problem, state.tiles, limits, backend.cut_order(x, problem))
@@ -173,7 +173,7 @@ class FFT(Method):
         return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
 
     def _tile(
-        self, backend: Backend, problem: Problem, state: _State, x: Any, block: Block
+        self, backend: Backend, problem: Problem, state: State, x: Any, block: Block
     ) -> Iterator[tuple[tuple[slice, ...], Any]]:
         lead = len(block.lead)
         source = gather(backend, problem, x, block, problem.accumulator)
@@ -183,10 +183,7 @@ class FFT(Method):
         n = state.tiles.transform
         spectrum = backend.transform(source, n, tuple(range(lead + 1, lead + 1 + problem.spatial)))
         kernels = state.spectrum[block.lead[-1], ...]
-        valid = tuple(
-            slice(extent - 1, extent + (out.stop - out.start - 1) * stride, stride)
-            for extent, out, stride in zip(problem.extent, block.box, problem.stride, strict=True)
-        )
+        valid = valid_outputs(problem, block)
         axes = tuple(range(lead, lead + problem.spatial))
         at = block.target()
         for o in range(problem.outputs):
@@ -199,6 +196,14 @@ class FFT(Method):
             total = backend.convert(total, problem.accumulator, problem.dtype)
             yield (*at[:lead], slice(o, o + 1), *at[lead + 1 :]), backend.expand(total, lead)
         yield from direct_entries(backend, problem, state.weights, x, block, safe)
+
+
+def valid_outputs(problem: Problem, block: Block) -> tuple[slice, ...]:
+    """The elements of a tile's inverse transform that are results."""
+    return tuple(
+        slice(extent - 1, extent + (out.stop - out.start - 1) * stride, stride)
+        for extent, out, stride in zip(problem.extent, block.box, problem.stride, strict=True)
+    )
 
 
 def direct_entries(
