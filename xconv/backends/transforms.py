@@ -68,9 +68,13 @@ class _Kept:
         self.used += -(-nbytes // 64) * 64  # whole cache lines
         return in_order_of(like, free.view(dtype), shape)
 
-    def full(self, shape: Sequence[int], value: complex, dtype: str, like: np.ndarray) -> Any:
-        array = self(shape, np.dtype(dtype), like)
-        array[...] = value
+    def padded(
+        self, length: int, shape: Sequence[int], value: complex, dtype: str, like: np.ndarray
+    ) -> np.ndarray:
+        """`value` in `shape`, and zeros behind it up to a `length` of the last axis."""
+        array = self((*shape[:-1], length), np.dtype(dtype), like)
+        array[..., : shape[-1]] = value
+        array[..., shape[-1] :] = 0
         return array
 
 
@@ -161,13 +165,17 @@ class KeptFFT(FFT):
         self, backend: Backend, problem: Problem, state: State, x: Any, block: Block, room: _Kept
     ) -> Iterator[tuple[tuple[slice, ...], Any]]:
         lead, n = len(block.lead), state.tiles.transform
-        source = gather(backend, problem, x, block, problem.accumulator, room.full)
+        full = functools.partial(room.padded, n[-1])
+        source = gather(backend, problem, x, block, problem.accumulator, full)
         safe = safe_entries(backend, problem, source, state.magnitude, math.prod(n))
         axes = range(lead, lead + problem.spatial)
         spectra = forward(source, n, [a + 1 for a in axes], room)
         kernels = state.spectrum[block.lead[-1]]
         inputs = [spectra[(slice(None),) * lead + (i,)] for i in range(problem.inputs)]
-        total, term = (room(inputs[0].shape, spectra.dtype, inputs[0]) for _ in range(2))
+        total = inputs[0]
+        if problem.outputs > 1:
+            total = room(total.shape, total.dtype, total)
+        term = room(total.shape, total.dtype, total) if problem.inputs > 1 else total
         used = room.used
         real = np.dtype(problem.accumulator).kind == "f"
         at = block.target()

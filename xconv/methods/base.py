@@ -248,7 +248,7 @@ def gather(
     """The input that a block of the result reads, continued beyond the edges, as `dtype`.
 
     Shape (lead..., I, spatial...).  A view of `x` where the block lies inside the image and
-    the dtype is right, else new memory, which `full` gives in place of the backend's.
+    the dtype is right, else new memory: the backend's, or what `full` gives, which may be longer.
     """
     first = len(block.lead) + 1
     read = spans(problem, block.box)

@@ -30,6 +30,9 @@ _SHARE = 8
 """Blocks of the transform are this much larger than others: it makes its own passes in cache, and
 a call of it costs more (8 MiB was the best of 0.5 to 16 on a Zen 3, 2026-11-24)."""
 
+_SIGNALS = 4
+"""SciPy transforms so many float32 signals in the lanes of a vector, and those left one by one."""
+
 
 @lru_cache(4096)
 def good_size(least: int) -> int:
@@ -146,6 +149,11 @@ class FFT(Method):
             limits,
             _SHARE * limits.block,
         )
+        if problem.spatial == 1:  # no rows to fill vectors with
+            entries = tuple(
+                part - part % _SIGNALS if _SIGNALS < part < whole else part
+                for part, whole in zip(entries, lead, strict=True)
+            )
         return (*entries, *tiles.box)
 
     def prepare(
