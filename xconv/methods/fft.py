@@ -26,12 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["FFT", "State", "direct_entries", "good_size", "safe_entries", "valid_outputs"]
 
 
-_SHARE = 8
-"""Blocks of the transform are this much larger than others: it makes its own passes in cache, and
-a call of it costs more (8 MiB was the best of 0.5 to 16 on a Zen 3, 2026-11-24)."""
+def _most(problem: Problem, limits: Limits) -> int:
+    """Bytes of a block: more than of others, as a call costs more and makes its passes in cache.
 
-_SIGNALS = 4
-"""SciPy transforms so many float32 signals in the lanes of a vector, and those left one by one."""
+    (8 and 16 MiB were the best of 0.5 to 32 for images and signals, Zen 3 and 5, 2026-11-26.)
+    """
+    return (8 if problem.spatial > 1 else 16) * limits.block
+
+
+def _lanes(problem: Problem) -> int:
+    """Signals that fill a vector; those left over, or fewer, are transformed one by one."""
+    return 32 // itemsize(problem.accumulator) or 1
 
 
 @lru_cache(4096)
@@ -147,11 +152,12 @@ class FFT(Method):
             axes,
             lambda shape: self._bytes(problem, tiles, (*shape, *tiles.box)),
             limits,
-            _SHARE * limits.block,
+            _most(problem, limits),
         )
         if problem.spatial == 1:  # no rows to fill vectors with
+            lanes = _lanes(problem)
             entries = tuple(
-                part - part % _SIGNALS if _SIGNALS < part < whole else part
+                part - part % lanes if lanes < part < whole else part
                 for part, whole in zip(entries, lead, strict=True)
             )
         return (*entries, *tiles.box)
@@ -300,8 +306,10 @@ def _choose(problem: Problem, limits: Limits, work_areas: int) -> _Tiles:
         # SciPy takes several signals at once, and so holds more of them than of images' rows.
         held = points * item * (2 if problem.spatial > 1 else 4)
         slow = 1.0 if held <= limits.block else 1.25 if points < 1 << 19 else 1.5
+        at_once = min(max(problem.entries, 1), max(_most(problem, limits) // needed, 1))
+        if problem.spatial == 1 and at_once < _lanes(problem):
+            slow *= 1.5
         price = count * points * (math.log2(max(points, 2)) * slow + 8)
-        at_once = min(max(problem.entries, 1), max(_SHARE * limits.block // needed, 1))
         price += 8e5 * count / at_once
         if 2 * needed <= limits.each and (best is None or price < best[0]):
             best = price, tiles
