@@ -50,7 +50,8 @@ class _Room(Protocol):
 
 
 def _new(shape: Sequence[int], dtype: np.dtype[Any], like: np.ndarray) -> np.ndarray:
-    return in_order_of(like, np.empty(math.prod(shape), dtype), shape)
+    array: np.ndarray = in_order_of(like, np.empty(math.prod(shape), dtype), shape)
+    return array
 
 
 class _Kept:
@@ -66,7 +67,8 @@ class _Kept:
         if len(free) < nbytes:
             return _new(shape, dtype, like)
         self.used += -(-nbytes // 64) * 64  # whole cache lines
-        return in_order_of(like, free.view(dtype), shape)
+        array: np.ndarray = in_order_of(like, free.view(dtype), shape)
+        return array
 
     def padded(
         self, length: int, shape: Sequence[int], value: complex, dtype: str, like: np.ndarray

@@ -84,7 +84,8 @@ def _crosses(rows: np.ndarray, allowed: float, most: int) -> tuple[np.ndarray, n
     of the linear algebra that a large one starts would spin for 25 ms more on a core of ours.
     """
     rest = rows.copy()
-    columns, lines = [], []
+    columns: list[np.ndarray] = []
+    lines: list[np.ndarray] = []
     while not columns or float(np.abs(rest).sum()) > allowed:
         if len(columns) == most:
             return None
