@@ -78,7 +78,8 @@ def test_out_on_top_of_x(method: str, max_memory: int) -> None:
     right = xconv.convolve(x, k, **options)
     result = xconv.convolve(x, k, out=x, max_memory=max_memory, **options)
     assert result is x
-    assert np.array_equal(x, right)
+    # A transform of other numbers of images at once may round otherwise.
+    np.testing.assert_allclose(x, right, rtol=0, atol=0 if method == "direct" else 1e-13)
 
 
 def test_out_shifted_against_x() -> None:

@@ -1,4 +1,4 @@
-"""NumPy arrays: SciPy's transforms, threads over blocks, and the compiled kernels."""
+"""NumPy arrays: transforms of SciPy or ducc0, threads over blocks, and the compiled kernels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ..errors import ArgumentTypeError, MemoryLimitError
 from ..layout import correlation_form
 from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
-from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem
-from .base import Backend, Index, Parts, refuse_masked
+from .base import Backend, Parts, refuse_masked
 from .contraction import kernel_sums
+from .cpu_rates import cpu_rates
+from .transforms import KeptFFT, ducc_version, forward, inverse
 
 try:
     from .. import _native
@@ -44,52 +45,11 @@ def _cpus() -> int:
     return min(available, int(wanted)) if wanted.isdigit() and int(wanted) else available
 
 
-def _rates() -> dict[str, float]:
-    """Fitted by `xconv calibrate` with NumPy 2.4 and SciPy 1.17 on two cores of a Zen 3 (AVX2), the
-    middle of six runs on 2026-11-25; passes by 300 random problems in processor time.  Units per
-    second of one thread."""
-    rates = {
-        "calls": 7e4,
-        "fft.calls": 5.5e3,
-        "native.calls": 1e5,
-        "native.bytes": 2e10,
-        "passes.bytes": 1e10,
-        "svd": 1e8,
-        # Threads of Python wait for each other at every call of NumPy.
-        "efficiency": 0.1,
-        "native.efficiency": 0.75,
-        "passes.efficiency": 0.3,
-        "fft.efficiency": 0.3,
-        "gather.efficiency": 0.3,
-        "spectral.efficiency": 0.3,
-    }
-    dtypes = ("float32", "float64", "complex64", "complex128", "float128", "complex256")
-    for kind, values in {
-        "native": (3.5e10, 1.5e10, 7e9, 3.2e9, 1e9, 2e8),
-        "passes": (1.4e10, 6.3e9, 4e9, 2e9, 1e9, 2e8),
-        "direct": (1.5e9, 8e8, 7e8, 3.4e8, 4e7, 1e7),
-        "fft": (2.9e9, 1.4e9, 1.8e9, 9e8, 7e7, 2e7),
-        "fft.large": (2.2e9, 1.15e9, 1e9, 5e8, 5e7, 1.3e7),
-        "spectral": (5e8, 3.4e8, 3.9e8, 2.8e8, 2.5e7, 6e6),
-        "gather": (1.7e9, 8.5e8, 5.5e8, 3e8, 5e7, 1.3e7),
-    }.items():
-        rates |= {f"{kind}.{dtype}": rate for dtype, rate in zip(dtypes, values, strict=True)}
-    for bits, native, direct in (
-        (8, 4.5e10, 6e9),
-        (16, 3.3e10, 2.2e9),
-        (32, 2e10, 1.6e9),
-        (64, 4e9, 7.5e8),
-    ):
-        for sign in ("", "u"):
-            rates |= {f"native.{sign}int{bits}": native, f"direct.{sign}int{bits}": direct}
-    return rates | {"native.bool": 1e11, "direct.bool": 7e8}
-
-
 class CPUBackend(Backend):
     name = "cpu"
-    methods = (*_compiled, Direct(), FFT(), Separable())
+    methods = (*_compiled, Direct(), KeptFFT(), Separable())
     block_bytes = 1 << 20
-    rates = _rates()
+    rates = cpu_rates(None if _native_missing else _native.isa(), ducc_version() is not None)
 
     def owns(self, x: Any) -> bool:
         return isinstance(x, np.ndarray | np.generic | list | tuple | int | float | complex) or (
@@ -101,7 +61,9 @@ class CPUBackend(Backend):
     def version(self) -> str:
         import scipy
 
-        return f"NumPy {np.__version__}, SciPy {scipy.__version__}"
+        ducc = ducc_version()
+        transforms = f", ducc0 {ducc}" if ducc else ""
+        return f"NumPy {np.__version__}, SciPy {scipy.__version__}{transforms}"
 
     def details(self) -> Mapping[str, str]:
         if _native_missing:
@@ -208,16 +170,11 @@ class CPUBackend(Backend):
         return np.maximum(high, -low).astype(np.float64).squeeze(axes)
 
     def transform(self, x: np.ndarray, n: tuple[int, ...], axes: tuple[int, ...]) -> Any:
-        import scipy.fft
-
-        forward: Any = scipy.fft.fftn if x.dtype.kind == "c" else scipy.fft.rfftn
-        return _in_order(forward, x, n, axes)
+        return forward(x, n, axes)
 
     def inverse(self, x: np.ndarray, n: tuple[int, ...], axes: tuple[int, ...], dtype: str) -> Any:
-        import scipy.fft
-
-        backward = scipy.fft.ifftn if dtype.startswith("complex") else scipy.fft.irfftn
-        return _in_order(functools.partial(backward, overwrite_x=True), x, n, axes)
+        real = not dtype.startswith("complex")
+        return inverse(x, n, axes, real, [slice(None)] * len(axes))
 
     def kernel_sums(
         self, problem: Problem, x: np.ndarray, gy: np.ndarray, limits: Limits
@@ -247,11 +204,3 @@ class CPUBackend(Backend):
                 for _ in pool.map(task, todo):
                     pass
         return y
-
-
-def _in_order(function: Callable[..., Any], x: np.ndarray, n: tuple[int, ...], axes: Index) -> Any:
-    """The transform over `axes`, its result in the memory order of `x`."""
-    order = np.argsort([-abs(s) for s in x.strides], kind="stable")
-    back = np.argsort(order)
-    result = function(x.transpose(order), s=n, axes=tuple(int(back[a]) for a in axes))
-    return result.transpose(back)

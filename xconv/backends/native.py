@@ -59,10 +59,13 @@ class NativeDirect(Direct):
         outputs = math.prod(problem.y_shape)
         moved = math.prod(problem.x_shape) * itemsize(problem.x_dtype)
         moved += outputs * itemsize(problem.dtype)
+        run = next((n for n in reversed(problem.y_shape) if n > 1), 1)
         return Work(
             amounts=(
                 (f"native.{problem.accumulator}", float(outputs * problem.taps)),
                 ("native.bytes", float(moved)),
+                ("native.runs", outputs / run),
+                ("native.border", outputs * _border(problem)),
             ),
             serial=(("native.calls", 1.0),),
             scratch=min(compiled.scratch(limits.workers), limits.max_memory),
@@ -87,6 +90,17 @@ class NativeDirect(Direct):
             x = x.astype(x.dtype.newbyteorder("="))
         _compiled(problem).run(x, state.weights, y, limits.workers, limits.max_memory, state.turned)
         return y
+
+
+def _border(problem: Problem) -> float:
+    """The share of the outputs that read beyond the image, whose inputs are packed."""
+    inside = 1.0
+    for size, out, stride, extent, (low, _) in zip(
+        problem.size, problem.output, problem.stride, problem.extent, problem.padding, strict=True
+    ):
+        first, last = -(-low // stride), (size + low - extent) // stride
+        inside *= max(min(last, out - 1) - first + 1, 0) / max(out, 1)
+    return 1 - inside
 
 
 class _State(NamedTuple):

@@ -11,6 +11,7 @@ __all__ = ["report"]
 
 OPTIONAL = {
     "cupy": "CUDA arrays: pip install 'xconv[cuda12]' or 'xconv[cuda13]'",
+    "ducc0": "faster transforms, GPL: pip install 'xconv[fft]'",
     "torch": "PyTorch tensors: pip install torch",
     "tifffile": "TIFF files: pip install 'xconv[cli]'",
     "imageio": "image files: pip install 'xconv[cli]'",

@@ -237,11 +237,18 @@ def spans(problem: Problem, box: Sequence[slice]) -> list[tuple[int, int]]:
     ]
 
 
-def gather(backend: Backend, problem: Problem, x: Any, block: Block, dtype: str) -> Any:
+def gather(
+    backend: Backend,
+    problem: Problem,
+    x: Any,
+    block: Block,
+    dtype: str,
+    full: Callable[..., Any] | None = None,
+) -> Any:
     """The input that a block of the result reads, continued beyond the edges, as `dtype`.
 
     Shape (lead..., I, spatial...).  A view of `x` where the block lies inside the image and
-    the dtype is right, else new memory.
+    the dtype is right, else new memory: the backend's, or what `full` gives, which may be longer.
     """
     first = len(block.lead) + 1
     read = spans(problem, block.box)
@@ -273,8 +280,7 @@ def gather(backend: Backend, problem: Problem, x: Any, block: Block, dtype: str)
         for runs, n in zip(axes, shape, strict=True)
     ):
         return piece([runs[0] for runs in axes])
-    full = (*part.shape[:first], *shape)
-    padded = backend.full(full, problem.cval, dtype, like=part)
+    padded = (full or backend.full)((*part.shape[:first], *shape), problem.cval, dtype, like=part)
     for pieces in product(*axes):
         padded = backend.assign(padded, (*lead, *(run.at for run in pieces)), piece(pieces))
     return padded

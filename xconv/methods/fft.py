@@ -23,12 +23,20 @@ from .direct import correlate_block
 if TYPE_CHECKING:
     from ..backends.base import Backend
 
-__all__ = ["FFT", "good_size", "safe_entries"]
+__all__ = ["FFT", "State", "direct_entries", "good_size", "safe_entries", "valid_outputs"]
 
 
-_SHARE = 8
-"""Blocks of the transform are this much larger than others: it makes its own passes in cache, and
-a call of it costs more (8 MiB was the best of 0.5 to 16 on a Zen 3, 2026-11-24)."""
+def _most(problem: Problem, limits: Limits) -> int:
+    """Bytes of a block: more than of others, as a call costs more and makes its passes in cache.
+
+    (8 and 16 MiB were the best of 0.5 to 32 for images and signals, Zen 3 and 5, 2026-11-26.)
+    """
+    return (8 if problem.spatial > 1 else 16) * limits.block
+
+
+def _lanes(problem: Problem) -> int:
+    """Signals that fill a vector; those left over, or fewer, are transformed one by one."""
+    return 32 // itemsize(problem.accumulator) or 1
 
 
 @lru_cache(4096)
@@ -61,7 +69,7 @@ class _Tiles:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class State:
     tiles: _Tiles
     spectrum: Any
     weights: Any
@@ -144,13 +152,19 @@ class FFT(Method):
             axes,
             lambda shape: self._bytes(problem, tiles, (*shape, *tiles.box)),
             limits,
-            _SHARE * limits.block,
+            _most(problem, limits),
         )
+        if problem.spatial == 1:  # no rows to fill vectors with
+            lanes = _lanes(problem)
+            entries = tuple(
+                part - part % lanes if lanes < part < whole else part
+                for part, whole in zip(entries, lead, strict=True)
+            )
         return (*entries, *tiles.box)
 
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
-    ) -> _State:
+    ) -> State:
         tiles = _choose(problem, limits, self.work_areas)
         axes = tuple(range(3, 3 + problem.spatial))
         dilated = backend.full(
@@ -159,10 +173,10 @@ class FFT(Method):
         every = tuple(slice(None, None, d) for d in problem.dilation)
         dilated = backend.assign(dilated, (slice(None),) * 3 + every, backend.flip(weights, axes))
         spectrum = backend.transform(dilated, tiles.transform, axes)
-        return _State(tiles, spectrum, weights, float(facts))
+        return State(tiles, spectrum, weights, float(facts))
 
     def run(
-        self, backend: Backend, problem: Problem, state: _State, x: Any, y: Any, limits: Limits
+        self, backend: Backend, problem: Problem, state: State, x: Any, y: Any, limits: Limits
     ) -> Any:
         lead = (*problem.batch, problem.groups)
         shape = self._shape(problem, state.tiles, limits, backend.cut_order(x, problem))
@@ -173,7 +187,7 @@ class FFT(Method):
         return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
 
     def _tile(
-        self, backend: Backend, problem: Problem, state: _State, x: Any, block: Block
+        self, backend: Backend, problem: Problem, state: State, x: Any, block: Block
     ) -> Iterator[tuple[tuple[slice, ...], Any]]:
         lead = len(block.lead)
         source = gather(backend, problem, x, block, problem.accumulator)
@@ -183,10 +197,7 @@ class FFT(Method):
         n = state.tiles.transform
         spectrum = backend.transform(source, n, tuple(range(lead + 1, lead + 1 + problem.spatial)))
         kernels = state.spectrum[block.lead[-1], ...]
-        valid = tuple(
-            slice(extent - 1, extent + (out.stop - out.start - 1) * stride, stride)
-            for extent, out, stride in zip(problem.extent, block.box, problem.stride, strict=True)
-        )
+        valid = valid_outputs(problem, block)
         axes = tuple(range(lead, lead + problem.spatial))
         at = block.target()
         for o in range(problem.outputs):
@@ -199,6 +210,14 @@ class FFT(Method):
             total = backend.convert(total, problem.accumulator, problem.dtype)
             yield (*at[:lead], slice(o, o + 1), *at[lead + 1 :]), backend.expand(total, lead)
         yield from direct_entries(backend, problem, state.weights, x, block, safe)
+
+
+def valid_outputs(problem: Problem, block: Block) -> tuple[slice, ...]:
+    """The elements of a tile's inverse transform that are results."""
+    return tuple(
+        slice(extent - 1, extent + (out.stop - out.start - 1) * stride, stride)
+        for extent, out, stride in zip(problem.extent, block.box, problem.stride, strict=True)
+    )
 
 
 def direct_entries(
@@ -287,8 +306,10 @@ def _choose(problem: Problem, limits: Limits, work_areas: int) -> _Tiles:
         # SciPy takes several signals at once, and so holds more of them than of images' rows.
         held = points * item * (2 if problem.spatial > 1 else 4)
         slow = 1.0 if held <= limits.block else 1.25 if points < 1 << 19 else 1.5
+        at_once = min(max(problem.entries, 1), max(_most(problem, limits) // needed, 1))
+        if problem.spatial == 1 and at_once < _lanes(problem):
+            slow *= 1.5
         price = count * points * (math.log2(max(points, 2)) * slow + 8)
-        at_once = min(max(problem.entries, 1), max(_SHARE * limits.block // needed, 1))
         price += 8e5 * count / at_once
         if 2 * needed <= limits.each and (best is None or price < best[0]):
             best = price, tiles

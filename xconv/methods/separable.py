@@ -1,7 +1,7 @@
 """Kernels of low rank as a few passes of one-dimensional kernels.
 
-A kernel of rank r is a sum of r outer products of vectors (found by SVD, axis after axis), so
-r * (K + K) multiply-adds per output replace K * K.
+A kernel of rank r is a sum of r outer products of vectors (found by elimination and SVD, axis after
+axis), so r * (K + K) multiply-adds per output replace K * K.
 """
 
 from __future__ import annotations
@@ -53,8 +53,14 @@ def factor(
     if spatial == 1:
         return [[kernel]]
     rows = kernel.reshape(kernel.shape[0], -1)
-    u, s, vh = np.linalg.svd(rows, full_matrices=False)
     allowed = tolerance * float(np.abs(rows).sum()) / (spatial - 1)
+    crosses = _crosses(rows, allowed, most)
+    if crosses is None:
+        return None
+    # The SVD of the crosses' sum: of a core of their number, as theirs are factors of it.
+    (left, r_left), (right, r_right) = (np.linalg.qr(one) for one in crosses)
+    u, s, vh = np.linalg.svd(r_left @ r_right.T)
+    u, vh = left @ u, vh @ right.T
     terms: list[list[np.ndarray]] = []
     rest = rows
     for r in range(len(s)):
@@ -68,6 +74,27 @@ def factor(
         terms += [[u[:, r], *vectors] for vectors in tail]
         rest = rest - s[r] * np.outer(u[:, r], vh[r])
     return terms
+
+
+def _crosses(rows: np.ndarray, allowed: float, most: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(n, r) and (m, r), whose product is the matrix but for errors of `allowed` in sum.
+
+    Elimination with complete pivoting: the r-th column and row cross at the largest element that
+    the others left.  It ends after `most` terms, where an SVD would go on to the last; and threads
+    of the linear algebra that a large one starts would spin for 25 ms more on a core of ours.
+    """
+    rest = rows.copy()
+    columns: list[np.ndarray] = []
+    lines: list[np.ndarray] = []
+    while not columns or float(np.abs(rest).sum()) > allowed:
+        if len(columns) == most:
+            return None
+        i, j = np.unravel_index(int(np.abs(rest).argmax()), rest.shape)
+        column, line = rest[:, j].copy(), rest[i] / (rest[i, j] or 1.0)
+        rest -= np.multiply.outer(column, line)
+        columns.append(column)
+        lines.append(line)
+    return np.stack(columns, 1), np.stack(lines, 1)
 
 
 class Separable(Method):
