@@ -30,9 +30,11 @@ __all__ = [
     "steps",
 ]
 
-_WORTH_COMPILING = 1 << 26
-"""Multiply-adds, of all calls together, from which a kernel is compiled for its taps: NVRTC takes
-some tenths of a second for it, once, since the disk keeps it."""
+_WORTH_COMPILING = 1 << 22
+"""Multiply-adds of one call from which its kernel is compiled for its taps: NVRTC takes some tenths
+of a second for it, once, since the disk keeps it."""
+_CALLS = 64
+"""What smaller calls must do together, in the same unit."""
 
 
 def steps(strides: Sequence[int], dtype: str, axes: Sequence[Axis]) -> tuple[int, ...]:
@@ -124,19 +126,18 @@ class _Tiled:
             device, where, problem.x_dtype, problem.dtype, cval_of(problem), by_value, fixed, number
         )
         self._work = where.outputs * where.taps
-        self._left = _WORTH_COMPILING if device.specialise else math.inf
+        enough = 0 if self._work >= _WORTH_COMPILING else _CALLS * _WORTH_COMPILING
+        self._left = enough if device.specialise else math.inf
         self._launch: Launch | None = None
-        self._refused = tiling.refusal(where) is not None
+        self._final = tiling.refusal(where) is not None
 
     def __call__(self) -> Launch | None:
         """The launch of the next call; None where the tiled kernel does not suit it."""
-        if self._refused or (self._left < 0 and self._launch):
-            return self._launch
-        self._left -= self._work
-        if self._left <= 0 or self._launch is None:
-            self._launch = self._make(self._left <= 0)
-        if self._left <= 0:
-            self._left = -1
+        if not self._final:
+            self._left -= self._work
+            self._final = self._left <= 0
+            if self._final or self._launch is None:
+                self._launch = self._make(self._final)
         return self._launch
 
 
