@@ -146,6 +146,8 @@ def choose(
     for outputs in _outputs(part, itemsize, fixed):
         products = math.prod(outputs) * part.rows.taps * part.columns.taps
         unrolled = fixed and part.columns.taps <= _CHUNK and products <= _UNROLLED
+        if unrolled and math.prod(outputs) * itemsize > 128:
+            continue  # more sums were never the fastest; they leave registers for few threads
         for shape in _shapes(part, *outputs):
             tile = _tile(part, itemsize, fixed, unrolled, by_value, outputs, shape)
             if tile.shared > shared:
@@ -174,8 +176,12 @@ def _outputs(part: Roles, itemsize: int, fixed: bool) -> Iterator[tuple[int, int
 def _shapes(part: Roles, rx: int, ry: int) -> Iterator[tuple[int, int, int]]:
     """(lanes, groups, lines) of at most 256 threads, none of them idle altogether."""
     if part.lane:
-        least = -(-part.lane.size // 32)
-        lanes = {-(-part.lane.size // n) for n in range(least, 4 * least + 1)}
+        size = part.lane.size
+        least = -(-size // 64)
+        shares = {-(-size // n) for n in range(least, max(4 * least, 8) + 1)}
+        lanes = {m for m in shares if size % m == 0}  # that leave no lane of a tile idle
+        if len(lanes) < 3:
+            lanes |= shares
         sizes: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64)
     else:  # powers of two, which tiled.cu counts on where rows are neighbours in memory
         lanes, sizes = {1}, (1, 2, 4, 8, 16, 32, 64, 128, 256)
