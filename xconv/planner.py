@@ -142,7 +142,8 @@ def examined(
 
 def _refused(method: str, rows: Sequence[Row]) -> XconvError:
     """What to raise where every row wanted is refused: of memory, if that is a reason."""
-    reasons = "; ".join(dict.fromkeys(f"{row.method.name}: {row.refusal}" for row in rows))
+    named = {f"{row.method.name}: " * (method == "auto") + str(row.refusal): None for row in rows}
+    reasons = "; ".join(named)
     text = (
         f"no method can compute this: {reasons}"
         if method == "auto"
