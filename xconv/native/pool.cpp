@@ -55,6 +55,24 @@ void take_short_turns() {
   syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
+// Where the thread that wants a loop done runs: a scheduler may wake others on the same CPU, and
+// leave them there while the rest are idle.
+struct Caller {
+  pid_t thread = 0;
+  int cpu = -1;
+};
+
+Caller caller_here() { return {pid_t(syscall(SYS_gettid)), sched_getcpu()}; }
+
+// Moves this thread to another of the CPUs that the caller may use, if it shares the caller's.
+void keep_off(const Caller& caller) {
+  if (caller.cpu < 0 || caller.cpu != sched_getcpu()) return;
+  cpu_set_t allowed;
+  if (sched_getaffinity(caller.thread, sizeof allowed, &allowed) != 0) return;
+  CPU_CLR(caller.cpu, &allowed);
+  if (CPU_COUNT(&allowed)) sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
 class Pool {
  public:
   bool run(const ParallelLoop& loop, int workers) {
@@ -71,6 +89,7 @@ class Pool {
       next_.store(0, std::memory_order_relaxed);
       loop_ = &loop;
       vacancies_ = workers - 1;
+      caller_ = caller_here();
       round_.fetch_add(1, std::memory_order_release);
     }
     for (int i = 1; i < workers; ++i) wake_.notify_one();
@@ -114,8 +133,10 @@ class Pool {
       seen = round_.load(std::memory_order_relaxed);
       const int worker = vacancies_--;
       const ParallelLoop& loop = *loop_;
+      const Caller caller = caller_;
       ++busy_;
       lock.unlock();
+      keep_off(caller);
       for (;;) {
         const std::ptrdiff_t i = next_.fetch_add(1, std::memory_order_relaxed);
         if (i >= loop.count) break;
@@ -143,6 +164,7 @@ class Pool {
   std::mutex mutex_;  // guards what follows, but for the atomics
   std::condition_variable wake_, done_;
   const ParallelLoop* loop_ = nullptr;
+  Caller caller_;
   int vacancies_ = 0;  // threads that may still join
   int busy_ = 0;       // threads that have joined and not finished
   std::atomic<unsigned> round_{0};
