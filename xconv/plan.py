@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -65,12 +66,16 @@ class Plan:
             and not times
             else None
         )
-        self.rows = self._rows
         self._bound: tuple[planner.Row, Any] | None = None
         if kernel is not None:  # and whoever gave it may write to it later
             kernel = kernel.copy() if isinstance(kernel, np.ndarray) else backend.copy(kernel)
-            self.rows = self._examined(kernel)
             self._bound = self._prepared(kernel, like)
+        self._kernel = kernel
+
+    @functools.cached_property
+    def rows(self) -> tuple[planner.Row, ...]:
+        """All methods with what is known of the kernel that the plan was made with, if any."""
+        return self._rows if self._kernel is None else self._examined(self._kernel)
 
     @property
     def method(self) -> str:
@@ -136,7 +141,7 @@ class Plan:
         return y if result is target else restored(result, problem.views[2], problem.y_shape, xp)
 
     def _choice(self) -> tuple[planner.Row, tuple[planner.Row, ...]]:
-        """What is known of the kernel that the plan was made with, if any."""
+        """The row that runs, and all of them."""
         return self._choose(self.rows, None)
 
     def _choose(

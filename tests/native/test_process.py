@@ -75,6 +75,36 @@ def test_affinity_counts() -> None:
     assert python(code, **environment).stdout.strip() == "1"
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two CPUs and their affinity",
+)
+def test_a_thread_leaves_the_cpu_of_the_caller() -> None:
+    code = """
+import os, numpy, xconv
+
+def run():
+    xconv.convolve(x, k, method="direct", workers=2)
+
+def tasks():
+    return set(map(int, os.listdir("/proc/self/task")))
+
+x, k, before = numpy.ones((50, 100, 100)), numpy.ones((11, 11)), tasks()
+run()
+(thread,) = tasks() - before
+caller = os.getpid()
+for _ in range(100):  # the caller may itself move before it runs the loop
+    cpu = int(open(f"/proc/self/task/{caller}/stat").read().rpartition(")")[2].split()[36])
+    os.sched_setaffinity(thread, [cpu])
+    run()
+    if os.sched_getaffinity(thread) != {cpu}:
+        break
+assert os.sched_getaffinity(thread) == os.sched_getaffinity(caller) - {cpu}
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_threads_at_once() -> None:
     problem = case()
     right = problem.run()

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -55,23 +56,22 @@ void take_short_turns() {
   syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
-// Where the thread that wants a loop done runs: a scheduler may wake others on the same CPU, and
-// leave them there while the rest are idle.
-struct Caller {
-  pid_t thread = 0;
-  int cpu = -1;
+// A thread of the pool.  A scheduler may wake it where it ran last though another thread runs there
+// and other CPUs are idle, and leave it there for milliseconds.
+struct Thread {
+  std::atomic<pid_t> id{0};
+  std::atomic<int> cpu{-1};  // where it ran last
+
+  // Moves it off the CPU of the calling thread, to others that this one may use.
+  void leave(int cpu_of_caller) const {
+    const pid_t thread = id.load(std::memory_order_relaxed);
+    if (!thread || cpu.load(std::memory_order_relaxed) != cpu_of_caller) return;
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    CPU_CLR(cpu_of_caller, &allowed);
+    if (CPU_COUNT(&allowed)) sched_setaffinity(thread, sizeof allowed, &allowed);
+  }
 };
-
-Caller caller_here() { return {pid_t(syscall(SYS_gettid)), sched_getcpu()}; }
-
-// Moves this thread to another of the CPUs that the caller may use, if it shares the caller's.
-void keep_off(const Caller& caller) {
-  if (caller.cpu < 0 || caller.cpu != sched_getcpu()) return;
-  cpu_set_t allowed;
-  if (sched_getaffinity(caller.thread, sizeof allowed, &allowed) != 0) return;
-  CPU_CLR(caller.cpu, &allowed);
-  if (CPU_COUNT(&allowed)) sched_setaffinity(0, sizeof allowed, &allowed);
-}
 
 class Pool {
  public:
@@ -89,9 +89,10 @@ class Pool {
       next_.store(0, std::memory_order_relaxed);
       loop_ = &loop;
       vacancies_ = workers - 1;
-      caller_ = caller_here();
       round_.fetch_add(1, std::memory_order_release);
     }
+    const int here = sched_getcpu();
+    for (const Thread& thread : threads_) thread.leave(here);
     for (int i = 1; i < workers; ++i) wake_.notify_one();
     const bool completed = work_and_watch(loop, next_);
     std::unique_lock<std::mutex> lock(mutex_);
@@ -120,8 +121,9 @@ class Pool {
     }
   }
 
-  void serve() {
+  void serve(Thread& self) {
     take_short_turns();
+    self.id.store(pid_t(syscall(SYS_gettid)), std::memory_order_relaxed);
     unsigned seen = 0;
     for (;;) {
       const auto until = Clock::now() + spin_time;
@@ -133,10 +135,9 @@ class Pool {
       seen = round_.load(std::memory_order_relaxed);
       const int worker = vacancies_--;
       const ParallelLoop& loop = *loop_;
-      const Caller caller = caller_;
       ++busy_;
       lock.unlock();
-      keep_off(caller);
+      self.cpu.store(sched_getcpu(), std::memory_order_relaxed);
       for (;;) {
         const std::ptrdiff_t i = next_.fetch_add(1, std::memory_order_relaxed);
         if (i >= loop.count) break;
@@ -149,22 +150,22 @@ class Pool {
 
   bool start_threads(int wanted) {
     try {
-      while (threads_ < wanted) {
-        std::thread([this] { serve(); }).detach();
-        ++threads_;
+      while (int(threads_.size()) < wanted) {
+        Thread& thread = threads_.emplace_back();
+        std::thread([this, &thread] { serve(thread); }).detach();
       }
     } catch (const std::system_error&) {  // the limit of processes or of memory
+      threads_.pop_back();
     }
-    return threads_ > 0;
+    return !threads_.empty();
   }
 
   std::mutex turn_;  // held by the thread whose loop runs
-  int threads_ = 0;
+  std::deque<Thread> threads_;
 
   std::mutex mutex_;  // guards what follows, but for the atomics
   std::condition_variable wake_, done_;
   const ParallelLoop* loop_ = nullptr;
-  Caller caller_;
   int vacancies_ = 0;  // threads that may still join
   int busy_ = 0;       // threads that have joined and not finished
   std::atomic<unsigned> round_{0};
