@@ -17,6 +17,7 @@ constexpr double page = 4096;  // bytes
 // Beyond so many under a tile, finding them costs more than packing, unless taps are many.  The
 // processors with 512-bit vectors know many more, measured on a Zen 5.
 constexpr double near_pages = 64, near_pages_512 = 2048, pages_per_tap = 0.4;
+constexpr double least_inside = 0.8;     // of the outputs, before the others are packed with them
 constexpr double most_waste = 0.15;      // of a run's vectors, before another axis is folded in
 constexpr ptrdiff_t short_run = 4;       // tiles
 constexpr ptrdiff_t most_inner = 1024;   // taps of a tile's inner loop
@@ -204,8 +205,15 @@ void Traversal::choose(int lane) {
   for (int a = 0; a < n_ && op_ == Op::layer; ++a) {
     aliased |= loops_[a].taps > 1 && a != channels_ && loops_[a].x % (4 * alias_bytes) == 0;
   }
-  if (in_place_ &&
-      (aliased || (pages > most_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)))) {
+  // Where the lanes are no convolved axis, blocks at borders are packed for few outputs each.
+  double inside = 1;
+  for (int a = 0; a < n_ && loops_[lane].taps == 1; ++a) {
+    const ptrdiff_t there = loops_[a].inside_to - loops_[a].inside_from;
+    if (loops_[a].taps > 1)
+      inside *= double(std::max(there, ptrdiff_t(0))) / double(loops_[a].outputs);
+  }
+  if (in_place_ && (aliased || inside < least_inside ||
+                    (pages > most_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)))) {
     in_place_ = false;
     fold_ = fold_for(lane, in_place_, direct_);
     set_rows();
