@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from threading import local
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..layout import in_order_of
-from ..methods.base import Block, Limits, blocks, gather
+from ..methods.base import Block, gather
 from ..methods.fft import FFT, State, direct_entries, safe_entries, valid_outputs
 from ..problem import Problem
 
@@ -147,11 +147,9 @@ def _replaced(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
 class KeptFFT(FFT):
     """FFT on NumPy arrays."""
 
-    def run(
-        self, backend: Backend, problem: Problem, state: State, x: Any, y: Any, limits: Limits
-    ) -> Any:
-        lead = (*problem.batch, problem.groups)
-        shape = self._shape(problem, state.tiles, limits, backend.cut_order(x, problem))
+    def _computed(
+        self, backend: Backend, problem: Problem, state: State, x: Any, shape: Sequence[int]
+    ) -> Callable[[Block], Iterator[tuple[tuple[slice, ...], Any]]]:
         nbytes = self._bytes(problem, state.tiles, shape)
         threads = local()
 
@@ -161,7 +159,7 @@ class KeptFFT(FFT):
             threads.kept.used = 0
             return self._kept_tile(backend, problem, state, x, block, threads.kept)
 
-        return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
+        return one
 
     def _kept_tile(
         self, backend: Backend, problem: Problem, state: State, x: Any, block: Block, room: _Kept

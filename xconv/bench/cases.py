@@ -230,19 +230,30 @@ def _cnn() -> list[Case]:
         (16, 64, 56, 64, 3, 1, 1), (32, 1, 28, 32, 5, 1, 1), (16, 3, 224, 64, 7, 2, 1),
         (16, 64, 56, 64, 3, 1, 64), (8, 256, 14, 256, 3, 1, 1), (64, 16, 32, 32, 3, 1, 1),
     )  # fmt: skip
-    found = []
-    for n, c, s, o, k, stride, groups in layers:
-        for dtype in ("float32", "float64"):
-            for layout, kernel, out in (("NCHW", "OIHW", "NOHW"), ("NHWC", "HWIO", "NHWO")):
-                x = {"N": n, "C": c, "H": s, "W": s}
-                w = {"O": o, "I": c // groups, "H": k, "W": k}
-                found.append(
-                    Case("cnn", tuple(x[a] for a in layout), tuple(w[a] for a in kernel), layout,
-                         kernel, dtype, out_layout=out, op="correlate", mode="same",
-                         stride=stride, groups=groups,
-                         quick=dtype == "float32" and layout == "NHWC" and (c, k) != (3, 7))
-                )  # fmt: skip
-    return found
+    return [
+        _layer("cnn", *layer, *order, dtype=dtype,
+               quick=dtype == "float32" and order[0] == "NHWC" and (layer[1], layer[4]) != (3, 7))
+        for layer in layers
+        for dtype in ("float32", "float64")
+        for order in _ORDERS
+    ]  # fmt: skip
+
+
+_ORDERS = (("NCHW", "OIHW", "NOHW"), ("NHWC", "HWIO", "NHWO"))
+"""Layouts of the image, the kernel and the result of layers."""
+
+
+def _layer(
+    suite: str, n: int, c: int, s: int, o: int, k: int, stride: int, groups: int,
+    layout: str, kernel_layout: str, out_layout: str, **more: Any,
+) -> Case:  # fmt: skip
+    """A layer of O kernels of K over N square images of S with C channels."""
+    x, w = {"N": n, "C": c, "H": s, "W": s}, {"O": o, "I": c // groups, "H": k, "W": k}
+    return Case(
+        suite, tuple(x[a] for a in layout), tuple(w[a] for a in kernel_layout), layout,
+        kernel_layout, out_layout=out_layout, op="correlate", mode="same", stride=stride,
+        groups=groups, **more,
+    )  # fmt: skip
 
 
 def _hostile() -> list[Case]:
@@ -282,21 +293,12 @@ def _gpu() -> list[Case]:
     what a small call costs the host."""
     cells = (*SEED, *((1000, 50, k) for k in (3, 5, 15)))
     found = [
-        _batch(
-            GPU,
-            s,
-            n,
-            k,
-            layout,
-            dtype=dtype,
-            forced=True,
-            plan=True,
-            quick=(s == 100 and k == 11 and n > 5) or (s == 1000 and k == 5),
-        )
+        _batch(GPU, s, n, k, layout, dtype=dtype, forced=True, plan=True,
+               quick=(s == 100 and k == 11 and n > 5) or (s == 1000 and k == 5))
         for s, n, k in cells
         for dtype in ("float32", "float64")
         for layout in ("HWN", "NHW")
-    ]
+    ]  # fmt: skip
     found += [
         _batch(
             GPU, 1024, 64, k, "NHW", mode="same", series="kernel, float32, GPU", at=k, forced=True
@@ -304,48 +306,14 @@ def _gpu() -> list[Case]:
         for k in (3, 5, 7, 11, 15, 31, 63, 127)
     ]
     found.append(
-        _batch(
-            GPU,
-            1000,
-            50,
-            5,
-            "NHW",
-            dtype="uint8",
-            k_dtype="float32",
-            mode="same",
-            boundary="mirror",
-        )
-    )
+        _batch(GPU, 1000, 50, 5, "NHW", dtype="uint8", k_dtype="float32", mode="same",
+               boundary="mirror")
+    )  # fmt: skip
     found.append(Case(GPU, (8, 128, 128, 128), (5, 5, 5), "NDHW", "DHW", mode="same"))
-    for layout, kernel, out in (("NCHW", "OIHW", "NOHW"), ("NHWC", "HWIO", "NHWO")):
-        x, w = {"N": 64, "C": 64, "H": 56, "W": 56}, {"O": 64, "I": 64, "H": 3, "W": 3}
-        found.append(
-            Case(
-                GPU,
-                tuple(x[a] for a in layout),
-                tuple(w[a] for a in kernel),
-                layout,
-                kernel,
-                out_layout=out,
-                op="correlate",
-                mode="same",
-            )
-        )
-    found.append(
-        Case(
-            GPU,
-            (64, 64, 56, 56),
-            (64, 1, 3, 3),
-            "NCHW",
-            "OIHW",
-            out_layout="NOHW",
-            op="correlate",
-            mode="same",
-            groups=64,
-        )
-    )
+    found += [_layer(GPU, 64, 64, 56, 64, 3, 1, 1, *order) for order in _ORDERS]
+    found.append(_layer(GPU, 64, 64, 56, 64, 3, 1, 64, *_ORDERS[0]))
     found.append(Case(GPU, (8, 8), (3, 3), "HW", "HW", plan=True, host=True, quick=True))
-    return found  # fmt: skip
+    return found
 
 
 SUITES = {

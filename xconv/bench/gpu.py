@@ -21,6 +21,7 @@ from xconv.cuda.device import CuPyDevice, Device
 from . import machine, measure
 from .cases import Case
 from .contender import Array, Contender, Prepare, Refused, optional, ordered
+from .peers import ours
 from .peers_torch import torch_conv
 from .results import Record
 
@@ -123,11 +124,11 @@ def compile_ahead(cases: Iterable[Case], threads: int) -> None:
     """
     cupy = _cupy()
 
-    def ours(case: Case) -> None:
+    def kernels_of_ours(case: Case) -> None:
         x, k = cupy.zeros(case.x, case.dtype), np.ones(case.k, case.k_dtype or case.dtype)
         getattr(xconv, case.op)(x, k, method="direct", **case.options)
 
-    def theirs(case: Case) -> None:
+    def kernels_of_theirs(case: Case) -> None:
         taps = dict(zip(case.kernel_layout, case.k, strict=True))
         x = cupy.zeros([taps.get(letter, 1) for letter in case.layout], case.dtype)
         _ndimage(replace(case, x=x.shape), x, np.ones(case.k, case.k_dtype or case.dtype), 1).run()
@@ -138,8 +139,8 @@ def compile_ahead(cases: Iterable[Case], threads: int) -> None:
 
     with ThreadPoolExecutor(min(threads, 8)) as pool:  # so that the images fit in its memory
         for case in cases:
-            pool.submit(quietly, ours, case)
-            pool.submit(quietly, theirs, case)
+            pool.submit(quietly, kernels_of_ours, case)
+            pool.submit(quietly, kernels_of_theirs, case)
 
 
 def beside(
@@ -153,23 +154,8 @@ def beside(
 
 def contenders(case: Case, x: Any, k: Array, workers: int) -> Iterator[tuple[str, Prepare]]:
     """xconv's methods on the device, the kernel staying on the host; then its peers."""
-    cupy, function = _cupy(), getattr(xconv, case.op)
-
-    def on_device(method: str, *_: Any) -> Contender:
-        options = case.options | ({} if method == "auto" else {"method": method})
-        name = "xconv" if method == "auto" else f"xconv {method}"
-        return Contender(name, lambda: function(x, k, **options), cupy.asarray)
-
-    def planned(*_: Any) -> Contender:
-        plan = xconv.plan(x, k, case.op, **case.options)
-        out = cupy.empty(plan.problem.y_shape, plan.problem.dtype)
-        return Contender("xconv plan, out=", lambda: plan(x, out=out), cupy.asarray)
-
-    for method in ("auto", "direct", "fft", "separable") if case.forced else ("auto",):
-        yield ("xconv" if method == "auto" else f"xconv {method}",
-               functools.partial(on_device, method))  # fmt: skip
-    if case.plan:
-        yield "xconv plan, out=", planned
+    cupy = _cupy()
+    yield from ours(case, x, k, None, cupy.empty, cupy.asarray)
     for name in ("fftconvolve", "oaconvolve"):
         yield f"cupyx.scipy.signal.{name}", functools.partial(_signal, name)
     yield "cupyx.scipy.ndimage.convolve", _ndimage

@@ -8,7 +8,7 @@ result, is timed apart.  What a library cannot do is refused with the reason.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,26 +24,37 @@ from .peers_torch import torch_conv
 __all__ = ["PEERS", "ours"]
 
 
-def ours(case: Case, x: Array, k: Array, workers: int) -> Iterator[tuple[str, Prepare]]:
-    """xconv's own contenders: "auto" first, then what the case asks for beside it."""
-    function = getattr(xconv, case.op)
+def ours(
+    case: Case,
+    x: Any,
+    k: Array,
+    workers: int | None,
+    empty: Callable[..., Any] = np.empty,
+    result: Callable[[Any], Any] = np.asarray,
+) -> Iterator[tuple[str, Prepare]]:
+    """xconv's own contenders: "auto" first, then what the case asks for beside it.
 
-    def by(method: str) -> Contender:
-        options = case.options | {"workers": workers}
-        if method != "auto":
-            options["method"] = method
-        name = "xconv" if method == "auto" else f"xconv {method}"
-        return Contender(name, lambda: function(x, k, **options))
+    `empty` and `result` are those of the library whose arrays they take.
+    """
+    function = getattr(xconv, case.op)
+    options = case.options if workers is None else case.options | {"workers": workers}
+
+    def by(method: str, *_: Any) -> Contender:
+        if method == "auto":
+            return Contender("xconv", lambda: function(x, k, **options), result)
+        return Contender(
+            f"xconv {method}", lambda: function(x, k, method=method, **options), result
+        )
 
     def planned(*_: Any) -> Contender:
-        plan = xconv.plan(x, k, case.op, workers=workers, **case.options)
-        out = np.empty(plan.problem.y_shape, plan.problem.dtype)
-        return Contender("xconv plan, out=", lambda: plan(x, out=out))
+        plan = xconv.plan(x, k, case.op, **options)
+        out = empty(plan.problem.y_shape, plan.problem.dtype)
+        return Contender("xconv plan, out=", lambda: plan(x, out=out), result)
 
-    yield "xconv", lambda *_: by("auto")
+    yield "xconv", functools.partial(by, "auto")
     if case.forced:
         for method in ("direct", "fft", "separable"):
-            yield f"xconv {method}", functools.partial(lambda m, *_: by(m), method)
+            yield f"xconv {method}", functools.partial(by, method)
     if case.plan:
         yield "xconv plan, out=", planned
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from ..methods import fft
 from ..methods.base import Limits, cut
 from ..problem import Problem, Work, itemsize
 from .direct import nominal
@@ -38,28 +39,13 @@ TILES, OUTPUTS = 4, 4
 """What a thread of the multiplication takes."""
 
 
-@functools.lru_cache(4096)
 def good_size(least: int, even: bool) -> int:
-    """The smallest size of at least `least` whose prime factors are 2, 3, 5 and 7.
+    """The smallest size of at least `least` that cuFFT likes, with factors 2, 3, 5 and 7.
 
     >>> good_size(121, even=False), good_size(121, even=True), good_size(1063, even=True)
     (125, 126, 1080)
     """
-    best = 1 << max(least - 1, even).bit_length()
-    for seven in _powers(7, best):
-        for five in _powers(5, best // seven):
-            for three in _powers(3, best // seven // five):
-                odd = seven * five * three
-                two = 1 << max(-(-least // odd) - 1, even).bit_length()
-                best = min(best, odd * two)
-    return best
-
-
-def _powers(base: int, most: int) -> list[int]:
-    found = [1]
-    while found[-1] * base <= most:
-        found.append(found[-1] * base)
-    return found
+    return fft.good_size(least, (3, 5, 7), even)
 
 
 @dataclass(frozen=True, slots=True)

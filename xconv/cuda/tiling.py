@@ -209,7 +209,7 @@ def _tile(
     columns, rows = part.columns, part.rows
     chunk = 8 if columns.stride + columns.dilation <= 4 else 4
     if fixed:
-        chunk = columns.taps if columns.taps <= _CHUNK else _CHUNK
+        chunk = min(columns.taps, _CHUNK)
     chunks = -(-columns.taps // chunk)
     packed = m == 1 and part.lane is None and (chunks == 1 or chunk * columns.dilation % rx == 0)
     window = (rx - 1) * columns.stride + (chunk - 1) * columns.dilation + 1

@@ -168,7 +168,7 @@ class SeparablePasses(_OnViews, Separable):
         x: Any,
         y: Any,
     ) -> None:
-        _repair(backend, problem, weights, facts.magnitude, 1, x, y)
+        _repair(backend, problem, weights, facts.magnitude, x, y)
 
     def _pass(
         self,
@@ -231,7 +231,6 @@ def _repair(
     problem: Problem,
     weights: Weights,
     kernel_sum: float,
-    points: int,
     x: Any,
     y: Any,
 ) -> None:
@@ -251,7 +250,7 @@ def _repair(
         peak = xp.maximum(peak, -xp.astype(xp.min(part, axis=axes), xp.float64))
     info = np.finfo(problem.accumulator)
     least = float(info.smallest_normal / info.eps)
-    most = float(min(info.max, np.finfo(float).max)) / 8 / points
+    most = float(min(info.max, np.finfo(float).max)) / 8
     with np.errstate(all="ignore"):
         safe = (peak * max(kernel_sum, 1.0) <= most) & (peak * min(kernel_sum, 1.0) >= least)
         safe = xp.astype(safe | (peak == 0), xp.uint8)

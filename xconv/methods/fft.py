@@ -7,10 +7,10 @@ whose sums would overflow or underflow) are computed directly.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -39,23 +39,20 @@ def _lanes(problem: Problem) -> int:
     return 32 // itemsize(problem.accumulator) or 1
 
 
-@lru_cache(4096)
-def good_size(least: int) -> int:
-    """The smallest size of at least `least` whose prime factors are 2, 3 and 5.
+@functools.lru_cache(4096)
+def good_size(least: int, primes: tuple[int, ...] = (3, 5), even: bool = False) -> int:
+    """The smallest size of at least `least` whose prime factors are 2 and `primes`.
 
-    >>> good_size(121), good_size(128)
-    (125, 128)
+    >>> good_size(121), good_size(128), good_size(1063, (3, 5, 7), even=True)
+    (125, 128, 1080)
     """
-    best = 1 << max(least - 1, 0).bit_length()
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            two = three << max(-(-least // three) - 1, 0).bit_length()
-            best = min(best, two)
-            three *= 3
-        five *= 5
-    return best
+    best = 1 << max(least - 1, even).bit_length()
+    odds = [1]
+    for prime in primes:
+        for odd in odds:  # which grows meanwhile: all powers
+            if odd * prime <= best:
+                odds.append(odd * prime)
+    return min(odd << max(-(-least // odd) - 1, even).bit_length() for odd in odds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +76,6 @@ class State:
 
 class FFT(Method):
     name = "fft"
-    work_areas = 0
-    """Copies of its data that a transform takes for itself."""
 
     def refuses(self, problem: Problem) -> str | None:
         kind = np.dtype(problem.dtype).kind
@@ -92,7 +87,7 @@ class FFT(Method):
         return magnitude(problem, kernel)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
-        tiles = _choose(problem, limits, self.work_areas)
+        tiles = _choose(problem, limits)
         points = math.prod(tiles.transform)
         entries, tile_count = problem.entries, problem.entries * tiles.count
         transforms = tile_count * (problem.inputs + problem.outputs)
@@ -138,7 +133,7 @@ class FFT(Method):
         item = itemsize(problem.accumulator)
         lead = math.prod(shape[: -problem.spatial])
         points = math.prod(tiles.transform[:-1]) * (tiles.transform[-1] + 2)
-        each = 2 * problem.inputs + 4 + self.work_areas * (problem.inputs + 1)
+        each = 2 * problem.inputs + 4
         return gathered_bytes(problem, shape) + lead * points * item * each
 
     def _shape(
@@ -165,7 +160,7 @@ class FFT(Method):
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
     ) -> State:
-        tiles = _choose(problem, limits, self.work_areas)
+        tiles = _choose(problem, limits)
         axes = tuple(range(3, 3 + problem.spatial))
         dilated = backend.full(
             (*weights.shape[:3], *problem.extent), 0, problem.accumulator, weights
@@ -181,10 +176,14 @@ class FFT(Method):
         lead = (*problem.batch, problem.groups)
         shape = self._shape(problem, state.tiles, limits, backend.cut_order(x, problem))
 
-        def one(block: Block) -> Iterator[tuple[tuple[slice, ...], Any]]:
-            return self._tile(backend, problem, state, x, block)
-
+        one = self._computed(backend, problem, state, x, shape)
         return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
+
+    def _computed(
+        self, backend: Backend, problem: Problem, state: State, x: Any, shape: Sequence[int]
+    ) -> Callable[[Block], Iterator[tuple[tuple[slice, ...], Any]]]:
+        """What computes a block of at most this shape."""
+        return functools.partial(self._tile, backend, problem, state, x)
 
     def _tile(
         self, backend: Backend, problem: Problem, state: State, x: Any, block: Block
@@ -277,8 +276,8 @@ def _lengths(size: int, extent: int, stride: int) -> list[int]:
         tiles += max(tiles // 6, 1)
 
 
-@lru_cache(1024)
-def _choose(problem: Problem, limits: Limits, work_areas: int) -> _Tiles:
+@functools.lru_cache(1024)
+def _choose(problem: Problem, limits: Limits) -> _Tiles:
     """The tile with the least arithmetic for the whole image within half the memory allowed.
 
     The other half may have to hold a copy of `x`, if `out` overlaps it.
@@ -300,7 +299,7 @@ def _choose(problem: Problem, limits: Limits, work_areas: int) -> _Tiles:
         count = math.prod(-(-p // b) for p, b in zip(problem.output, box, strict=True))
         tiles = _Tiles(transform, box, count)
         points = math.prod(transform)
-        needed = points * item * (3 * problem.inputs + 4 + work_areas * (problem.inputs + 1))
+        needed = points * item * (3 * problem.inputs + 4)
         # Measured on a Zen 3 with 512 KiB of L2 (2026-11-25): a transform out of cache is slower;
         # gather, product and crop cost as much as 8 levels, the calls of a block as 30,000 points.
         # SciPy takes several signals at once, and so holds more of them than of images' rows.

@@ -26,6 +26,14 @@ template <class Int> __device__ inline Int source_index(Int at, Int size, int bo
     }
 }
 
+// `rest` without its remainder, which is returned: one digit of a block's number.
+template <class Int> __device__ inline Int digit(Int& rest, Int size)
+{
+    const Int quotient = rest / size, remainder = rest - quotient * size;
+    rest = quotient;
+    return remainder;
+}
+
 // An axis along which every index is its own problem: batch, groups, kernels of a bank.
 struct Outer {
     long long size;

@@ -17,10 +17,9 @@ struct Call {
 extern "C" __global__ void __launch_bounds__(256) multiply(const __grid_constant__ Call call)
 {
     unsigned block = blockIdx.x;
-    const long long point = block % call.blocks_point * 256LL + threadIdx.x;
-    block /= call.blocks_point;
-    const int output = block % call.blocks_output * OUTPUTS;
-    const long long tile = block / call.blocks_output * static_cast<long long>(TILES);
+    const long long point = digit<unsigned>(block, call.blocks_point) * 256LL + threadIdx.x;
+    const int output = digit<unsigned>(block, call.blocks_output) * OUTPUTS;
+    const long long tile = block * static_cast<long long>(TILES);
     if (point >= call.points) return;
     long long group[TILES];
 #pragma unroll

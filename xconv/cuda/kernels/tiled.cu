@@ -58,14 +58,6 @@ struct Place {
 
 struct alignas(PACKED ? RX * sizeof(Sum) : sizeof(Sum)) Pack { Sum v[RX]; };
 
-// `block` without its remainder, which is returned: one digit of the block's number.
-static __device__ inline unsigned digit(unsigned& block, unsigned size)
-{
-    const unsigned quotient = block / size, remainder = block - quotient * size;
-    block = quotient;
-    return remainder;
-}
-
 static __device__ inline unsigned digit(unsigned& block, const Divisor& by)
 {
     if (by.size == 1) return 0;
@@ -287,10 +279,9 @@ static __device__ inline void load_tile(
 }
 
 // Taps in shared memory: rows of chunks, each padded to whole 16 bytes; or of M lanes.
-constexpr int TAP_PACK = 16 / sizeof(Sum);
-constexpr int CHUNK_PITCH = (CHUNK + TAP_PACK - 1) / TAP_PACK * TAP_PACK;
+constexpr int CHUNK_PITCH = (CHUNK + PACK - 1) / PACK * PACK;
 #define TAPS_PITCH ((TAPS_W + CHUNK - 1) / CHUNK * CHUNK_PITCH)
-struct alignas(16) TapPack { Sum v[TAP_PACK]; };
+struct alignas(16) TapPack { Sum v[PACK]; };
 
 #if STAGED
 static __device__ void load_taps(const Call& call, const Place& at, int slab, Sum* taps)
@@ -323,10 +314,10 @@ static __device__ inline void read_taps(
 #else
     const Sum* from = taps + row * TAPS_PITCH + k / CHUNK * CHUNK_PITCH;
 #pragma unroll
-    for (int p = 0; p < CHUNK_PITCH / TAP_PACK; ++p) {
+    for (int p = 0; p < CHUNK_PITCH / PACK; ++p) {
         const TapPack pack = reinterpret_cast<const TapPack*>(from)[p];
 #pragma unroll
-        for (int e = 0; e < TAP_PACK; ++e) w[p * TAP_PACK + e] = pack.v[e];
+        for (int e = 0; e < PACK; ++e) w[p * PACK + e] = pack.v[e];
     }
 #endif
 }

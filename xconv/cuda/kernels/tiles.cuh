@@ -59,14 +59,6 @@ static __device__ inline long long source_of(const Spatial& axis, long long at)
     return at >= 0 && at < axis.size ? at : beyond(axis, at);
 }
 
-// `rest` without its remainder, which is returned.
-template <class Int> __device__ inline Int digit(Int& rest, Int size)
-{
-    const Int quotient = rest / size, remainder = rest - quotient * size;
-    rest = quotient;
-    return remainder;
-}
-
 struct Place {
     const Input* x;
     Value* y;
