@@ -153,12 +153,14 @@ void Traversal::set_blocks(size_t max_memory) {
   if (needs_scratch_) scratch_bytes_ = lay_out();
 
   const ptrdiff_t width = d_.lanes_per_vector;
+  // Thin borders of short runs would waste vectors: all runs are packed whole.
+  const Loop& lane = loops_[lane_];
+  const ptrdiff_t inside = lane.inside_to - lane.inside_from;
+  if (fold_ < 0 && inside < lane.outputs && inside < 6 * tile) in_place_ = false;
   for (int a = 0; a < n_; ++a) {
     Loop& loop = loops_[a];
     if (a == lane_ && fold_ < 0) {
-      // Thin borders would waste vectors, so a short run is packed whole.
-      const bool whole = loop.inside_to - loop.inside_from < 6 * tile;
-      cut(loop, width, whole, tile);
+      cut(loop, width, false, tile);
     } else if (a == fold_) {
       cut(loop, ceil_div(width, run_unit), false, 1);
     } else {

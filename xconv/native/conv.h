@@ -17,7 +17,11 @@
 //              w[q*w_lane + (o*inners + j)*w_row] * x[r*x_row + outer[o] + inner[j]]
 //          the lanes are kernels, and R positions share each load of their weights: a vector of
 //          them is contiguous, and w_lane is counted from one vector to the next;
-//   channels  the same with x[... + q]: the lanes are groups, with weights of their own.
+//   channels  the same with x[... + q]: the lanes are groups, with weights of their own;
+//   slide  the same again of outputs next to each other along an axis of 3, 5 or 7 taps, which
+//          share each load of an input, and all of them the weights:
+//          y[r*y_row + q] = sum over o, k of
+//              w[q*w_lane + (o*kernel_rows + k)*w_row] * x[outer[o] + (r + k)*x_row + q]
 //
 // Kernels are named <op>_<dtype>_<R>x<V>_<isa>, V vectors wide: rows_float32_4x3_avx2.
 //
@@ -69,8 +73,8 @@ enum class Number : int {
 constexpr int numbers = 10;
 constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels
 
-enum class Op : int { rows, bank, plain, layer, channels };
-constexpr int ops = 5;
+enum class Op : int { rows, bank, plain, layer, channels, slide };
+constexpr int ops = 6;
 constexpr int max_rows = 12;
 
 struct Tile {
@@ -78,12 +82,12 @@ struct Tile {
   ptrdiff_t outers;
   const ptrdiff_t* inner;
   ptrdiff_t inners;
-  ptrdiff_t kernel_rows;  // of `rows`; it is at least R - 1
+  ptrdiff_t kernel_rows;  // of `rows`, where it is at least R - 1, and of `slide`
   ptrdiff_t flat_rows;    // so many rows are in `inner`: inner[j + inners] = inner[j] + x_row
   ptrdiff_t x_row;
   ptrdiff_t y_row;
   ptrdiff_t w_row;         // in elements, so half as many reals where w is complex
-  ptrdiff_t w_lane;        // of `layer` and `channels`
+  ptrdiff_t w_lane;        // of `layer`, `channels` and `slide`
   bool add;                // of these: to what is in y already
   ptrdiff_t runs;          // of outputs, at least one
   ptrdiff_t x_run, y_run;  // from one to the next

@@ -12,6 +12,7 @@ constexpr int vector_bytes = 64;
 namespace shape {
 constexpr int real_rows = 6, real_vectors = 4;
 constexpr int layer_rows = 6, layer_vectors = 4, narrow_rows = 12;
+constexpr int slide_rows = 6, slide_vectors = 2;
 constexpr int complex_rows = 3, complex_vectors = 4;
 constexpr int integer_rows = 4, integer_vectors = 2;
 }  // namespace shape

@@ -16,6 +16,7 @@ constexpr int vector_bytes = 16;
 namespace shape {
 constexpr int real_rows = 6, real_vectors = 4;
 constexpr int layer_rows = 6, layer_vectors = 4, narrow_rows = 6;
+constexpr int slide_rows = 6, slide_vectors = 2;
 constexpr int complex_rows = 3, complex_vectors = 4;
 constexpr int integer_rows = 4, integer_vectors = 2;
 }  // namespace shape
@@ -33,6 +34,7 @@ INLINE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c
 namespace shape {
 constexpr int real_rows = 4, real_vectors = 2;
 constexpr int layer_rows = 4, layer_vectors = 2, narrow_rows = 4;
+constexpr int slide_rows = 6, slide_vectors = 1;
 constexpr int complex_rows = 2, complex_vectors = 2;
 constexpr int integer_rows = 2, integer_vectors = 2;
 }  // namespace shape

@@ -358,18 +358,32 @@ void Traversal::set_turned_rows() {
     for (int a = images; a < n_; ++a) consider(a);
   } else {
     for (int a = n_ - 1; a >= images; --a) consider(a);
+    set_slide();
   }
+}
+
+// Outputs next to each other along the last axis with taps share most of their inputs.
+void Traversal::set_slide() {
+  int last = n_ - 1;
+  while (last > 0 && loops_[last].taps == 1) --last;
+  const Loop& loop = loops_[last];
+  const bool listed = loop.taps == 3 || loop.taps == 5 || loop.taps == 7;
+  if (!listed || last == channels_ || loop.stride != 1 || loop.dilation != 1 || loop.outputs < 3)
+    return;
+  op_ = Op::slide;
+  row_ = last;
+  rows_ = int(std::min(loop.outputs, ptrdiff_t(d_.isa.rows[d_.arithmetic][int(op_)])));
 }
 
 // The inner table holds as many taps as its loop is worth being long for.
 void Traversal::set_tables() {
-  split_ = op_ == Op::rows ? row_ : n_;
+  split_ = op_ == Op::rows || op_ == Op::slide ? row_ : n_;
   flat_rows_ = 1;
   ptrdiff_t inner = 1;
   if (op_ == Op::rows) {
     for (int a = row_ + 1; a < n_; ++a) inner *= loops_[a].taps;
     flat_rows_ = std::clamp(most_inner / inner, ptrdiff_t(1), loops_[row_].taps);
-  } else {
+  } else if (op_ != Op::slide) {
     const ptrdiff_t most = is_turned() ? most_turned : most_inner;
     while (split_ > 0 && (split_ == n_ || inner * loops_[split_ - 1].taps <= most)) {
       inner *= loops_[--split_].taps;

@@ -58,16 +58,7 @@ void copy_line(const Line& line, const char* from, char* to) {
   outside(0, line.low);
   outside(line.high, line.count);
   if (line.low == line.high) return;
-  constexpr ptrdiff_t step = 32;
-  const char* source = from + line.map[line.low];
-  char* target = to + line.low * item;
-  const ptrdiff_t bytes = (line.high - line.low) * item;
-  if (bytes < step) {
-    for (ptrdiff_t i = 0; i < bytes; i += item) std::memcpy(target + i, source + i, item);
-    return;
-  }
-  for (ptrdiff_t i = 0; i < bytes - step; i += step) std::memcpy(target + i, source + i, step);
-  std::memcpy(target + bytes - step, source + bytes - step, step);
+  std::memcpy(to + line.low * item, from + line.map[line.low], size_t((line.high - line.low) * item));
 }
 
 }  // namespace
@@ -75,6 +66,15 @@ void copy_line(const Line& line, const char* from, char* to) {
 // n inputs of the lane axis, all of them the constant.
 void Traversal::fill_runs(ptrdiff_t n, char* to) const {
   const ptrdiff_t item = size_of(d_.number), stride = stride_along();
+  if (stride == 1) {
+    static constexpr unsigned char zeros[16] = {};
+    if (std::memcmp(d_.spec.fill, zeros, size_t(item)) == 0) {
+      std::memset(to, 0, size_t(n * item));
+      return;
+    }
+    for (ptrdiff_t i = 0; i < n; ++i) std::memcpy(to + i * item, d_.spec.fill, size_t(item));
+    return;
+  }
   for (ptrdiff_t i = 0; i < n; ++i) {
     char* at = to + i % stride * packed_.phase * d_.real_bytes + i / stride * item;
     std::memcpy(at, d_.spec.fill, size_t(item));

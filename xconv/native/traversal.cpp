@@ -57,7 +57,7 @@ void Traversal::fill_tables(View& view, bool packed) const {
   view.outer.push_back(0);
   view.inner.push_back(0);
   combine(view.outer, 0, split_);
-  combine(view.inner, op_ == Op::rows ? split_ + 1 : split_, n_);
+  combine(view.inner, op_ == Op::rows || op_ == Op::slide ? split_ + 1 : split_, n_);
   if (op_ != Op::rows) return;
   const size_t inners = view.inner.size();
   view.inner.reserve(inners * size_t(flat_rows_));
@@ -149,7 +149,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.outers = ptrdiff_t(x.outer.size());
   tile.inner = x.inner.data();
   tile.inners = ptrdiff_t(x.inner.size()) / flat_rows_;
-  tile.kernel_rows = op_ == Op::rows ? loops_[row_].taps : 1;
+  tile.kernel_rows = op_ == Op::rows || op_ == Op::slide ? loops_[row_].taps : 1;
   tile.flat_rows = flat_rows_;
   tile.x_row = row_ < 0 ? 0 : spacing_ * loops_[row_].stride * x.step[row_];
   tile.y_row = row_ < 0 ? y.kernel : spacing_ * y.step[row_];
@@ -160,14 +160,12 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
     tile.w_row = d_.lanes_per_vector;
     tile.w_lane = per_kernel;
     lanes = d_.padded_outputs;
-  } else if (op_ == Op::channels) {
+  } else if (is_turned()) {
     w = turned_w_ + kernel * per_kernel * d_.groups * weight;
     tile.w_row = d_.groups;
     tile.w_lane = 1;
   }
 
-  // Rows of a tile at every position of the other axes: the innermost moves first, so that what
-  // its windows share stays in the nearest cache.
   int walked[max_loops], walks = 0;
   ptrdiff_t position[max_loops];
   for (int a = 0; a < n_; ++a) {
@@ -175,25 +173,30 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
     walked[walks] = a;
     position[walks++] = 0;
   }
+  // A call's runs are positions of the innermost axis, so that what their windows share stays in
+  // the nearest cache; where they share none, the tiles of one position.
+  const int inner = walks > 0 ? walked[walks - 1] : -1;
+  const bool down = row_ >= 0 && op_ != Op::layer && (inner < 0 || loops_[inner].taps == 1);
   tile.runs = 1;
   tile.across = false;
-  if (walks > 0) {
-    const int a = walked[--walks];
-    tile.runs = block.length[a];
-    tile.x_run = loops_[a].stride * x.step[a];
-    tile.y_run = y.step[a];
-    tile.across = op_ == Op::layer || (&x == &packed_ && loops_[a].taps > 1);
+  if (inner >= 0 && !down) {
+    --walks;
+    tile.runs = block.length[inner];
+    tile.x_run = loops_[inner].stride * x.step[inner];
+    tile.y_run = y.step[inner];
+    tile.across = op_ == Op::layer || (&x == &packed_ && loops_[inner].taps > 1);
   }
-  auto everywhere = [&](int rows, ptrdiff_t at) {
-    const Kernel kernel_of_rows = d_.isa.kernel[d_.arithmetic][int(op_)][rows - 1];
+  const ptrdiff_t x_row = row_ < 0 ? 0 : loops_[row_].stride * x.step[row_] * real;
+  const ptrdiff_t y_row = row_ < 0 ? 0 : y.step[row_] * real;
+  auto compute_rows = [&](int rows, ptrdiff_t at, const char* x_at, char* y_at) {
+    d_.isa.kernel[d_.arithmetic][int(op_)][rows - 1](tile, x_at + at * x_row, w, y_at + at * y_row,
+                                                    lanes);
+  };
+  auto everywhere = [&](auto&& compute_at) {
     const char* x_at = block.x;
     char* y_at = block.y;
-    if (row_ >= 0) {
-      x_at += at * loops_[row_].stride * x.step[row_] * real;
-      y_at += at * y.step[row_] * real;
-    }
     for (;;) {
-      kernel_of_rows(tile, x_at, w, y_at, lanes);
+      compute_at(x_at, y_at);
       int k = walks - 1;
       for (; k >= 0; --k) {
         const int a = walked[k];
@@ -210,17 +213,36 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
       if (k < 0) return;
     }
   };
-  auto all_rows = [&] {
-    if (row_ < 0) return everywhere(kernels, 0);
+  // Tiles of so many rows, in order: two sizes, the larger ones first.
+  auto tiles_of_rows = [&](auto&& visit) {
     const ptrdiff_t n = block.length[row_];
     for (ptrdiff_t residue = 0; residue < std::min(spacing_, n); ++residue) {
-      ptrdiff_t left = ceil_div(n - residue, spacing_), at = residue;
-      for (ptrdiff_t tiles = ceil_div(left, rows_); tiles > 0; --tiles) {
-        const ptrdiff_t rows = ceil_div(left, tiles);
-        everywhere(int(rows), at);
-        at += rows * spacing_;
-        left -= rows;
+      const ptrdiff_t left = ceil_div(n - residue, spacing_), tiles = ceil_div(left, rows_);
+      const ptrdiff_t rows = ceil_div(left, tiles), larger = left - tiles * (rows - 1);
+      visit(int(rows), residue, larger);
+      if (larger < tiles) {
+        visit(int(rows) - 1, residue + larger * rows * spacing_, tiles - larger);
       }
+    }
+  };
+  auto all_rows = [&] {
+    if (row_ < 0) {
+      everywhere([&](const char* x_at, char* y_at) { compute_rows(kernels, 0, x_at, y_at); });
+    } else if (down) {
+      everywhere([&](const char* x_at, char* y_at) {
+        tiles_of_rows([&](int rows, ptrdiff_t at, ptrdiff_t tiles) {
+          tile.runs = tiles;
+          tile.x_run = rows * tile.x_row;
+          tile.y_run = rows * tile.y_row;
+          compute_rows(rows, at, x_at, y_at);
+        });
+      });
+    } else {
+      tiles_of_rows([&](int rows, ptrdiff_t at, ptrdiff_t tiles) {
+        for (ptrdiff_t i = 0; i < tiles; ++i, at += rows * spacing_) {
+          everywhere([&](const char* x_at, char* y_at) { compute_rows(rows, at, x_at, y_at); });
+        }
+      });
     }
   };
   if (op_ != Op::layer) return all_rows();

@@ -78,9 +78,10 @@ class Traversal {
   double pages_of_tile() const;
   void choose(int lane);
   bool may_be_lane(int a) const;
-  bool is_turned() const { return op_ == Op::layer || op_ == Op::channels; }
+  bool is_turned() const { return op_ == Op::layer || op_ == Op::channels || op_ == Op::slide; }
   void set_rows();
   void set_turned_rows();
+  void set_slide();
   void set_tables();
   void set_blocks(size_t max_memory);
   void set_smallest_blocks();
