@@ -104,7 +104,7 @@ class CPUBackend(Backend):
         weights = correlation_form(problem, kernel)
         if problem.dtype != problem.accumulator:
             weights = weights.astype(problem.dtype)
-        return np.array(weights, problem.accumulator, order="C")
+        return np.array(weights, problem.accumulator)  # a copy, its axes in the order of memory
 
     def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> np.ndarray:
         try:

@@ -77,7 +77,8 @@ class NativeDirect(Direct):
     ) -> _State:
         if _kernel_is_real(problem):
             weights = np.ascontiguousarray(weights.real)
-        return _State(weights, _turned(_compiled(problem), weights))
+        turned = _turned(_compiled(problem), weights)
+        return _State(weights, turned, _plain(weights, turned))
 
     def run(
         self, backend: Backend, problem: Problem, state: _State, x: Any, y: Any, limits: Limits
@@ -88,7 +89,14 @@ class NativeDirect(Direct):
                 super().run(backend, problem, state.weights, source, target, limits)
                 return y
             x = x.astype(x.dtype.newbyteorder("="))
-        _compiled(problem).run(x, state.weights, y, limits.workers, limits.max_memory, state.turned)
+        compiled = _compiled(problem)
+        try:
+            compiled.run(x, state.plain, y, limits.workers, limits.max_memory, state.turned)
+        except MemoryError:
+            if state.plain is not None:
+                raise
+            plain = np.ascontiguousarray(state.weights)  # the core may then choose other lanes
+            compiled.run(x, plain, y, limits.workers, limits.max_memory, state.turned)
         return y
 
 
@@ -107,6 +115,20 @@ class _State(NamedTuple):
     weights: np.ndarray
     turned: np.ndarray | None
     """The weights with kernels or groups innermost, where these may be lanes of vectors."""
+    plain: np.ndarray | None
+    """The weights in C order, unless the turned ones are the better ones in any case."""
+
+
+_LAYER = 32, 64
+"""Kernels, and taps of all channels, from which kernels that fill their vectors are the best lanes."""
+
+
+def _plain(weights: np.ndarray, turned: np.ndarray | None) -> np.ndarray | None:
+    kernels_fill_vectors = turned is not None and turned.size == weights.size
+    kernels, taps = weights.shape[1], math.prod(weights.shape[2:])
+    if kernels_fill_vectors and kernels >= _LAYER[0] and taps >= _LAYER[1]:
+        return weights if weights.flags.c_contiguous else None
+    return np.ascontiguousarray(weights)
 
 
 def _turned(direct: _native.Direct, weights: np.ndarray) -> np.ndarray | None:

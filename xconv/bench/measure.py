@@ -39,8 +39,10 @@ class Budget:
     again: float = 0.5
     """A very first call that takes longer is not repeated to be timed warm: it is mostly work."""
     rest: float = 0.01
-    """Seconds before a sample of a long call: threads of another library that wait for work by
-    spinning (OpenMP's do for some milliseconds) would take a core from it."""
+    """Seconds before a sample: threads of another library that wait for work by spinning (OpenMP's
+    do for some milliseconds) would take a core from it."""
+    warm: float = 0.05
+    """A call that takes less is run once untimed before each sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,10 @@ def in_turn(
 ) -> dict[str, Timing]:
     """The timing of each call, all of them sampled in turn, in a new order in every round.
 
-    A short call is run once untimed before each sample, so that it finds the caches, and its
-    own library's threads, as a loop of such calls would; a long one waits for the threads of the
-    call before it to sleep, or is run untimed too where the budget gives no rest.  `first` has the
-    seconds of calls that are warm already.  `timer` is `clock`, or a device's.
+    Before each sample the threads of the call before it have time to fall asleep; then a short call
+    is run once untimed, so that it finds the caches, and its own library's threads, as a loop of
+    such calls would.  `first` has the seconds of calls that are warm already.  `timer` is `clock`,
+    or a device's.
     """
     seconds = {
         name: first.get(name) or warmed(call, timer, budget.again) for name, call in calls.items()
@@ -116,10 +118,9 @@ def in_turn(
             names = [name for name in calls if turn < rounds[name]]
             order.shuffle(names)
             for name in names:
-                if number[name] > 1 or not budget.rest:
+                time.sleep(budget.rest)
+                if seconds[name] < budget.warm:
                     calls[name]()
-                else:
-                    time.sleep(budget.rest)
                 samples[name].append(timer(calls[name], number[name]))
             gc.collect(0)
     finally:
