@@ -50,6 +50,7 @@ ptrdiff_t Traversal::lay_out() {
     in *= lane.stride;
   } else {
     const Loop& fold = loops_[fold_];
+    in = out = lane.window(lane.outputs);
     packed_.step[fold_] = tiled_.step[fold_] = in * reals;
     in *= fold.window(fold.block);
     out = std::max(out * fold.block, width);
@@ -112,7 +113,7 @@ void Traversal::set_blocks(size_t max_memory) {
   }
   const ptrdiff_t tile = d_.lanes_per_vector * d_.isa.vectors[d_.arithmetic][int(op_)];
   Loop& run = loops_[fold_ < 0 ? lane_ : fold_];
-  const ptrdiff_t run_unit = fold_ < 0 ? 1 : loops_[lane_].outputs;
+  const ptrdiff_t run_unit = fold_ < 0 ? 1 : loops_[lane_].window(loops_[lane_].outputs);
   auto fits = [&] { return work_of_block() <= target && (!needs_scratch_ || lay_out() <= budget); };
   auto grow = [&](Loop& loop, ptrdiff_t to) {
     const ptrdiff_t before = loop.block;

@@ -113,35 +113,58 @@ bool Traversal::lane_direct(int lane) const {
 }
 
 // The axis that continues a run of the lane axis, or -1.  Runs that fill their vectors badly are
-// folded, and in place short ones, which are then long enough for loads to be foreseen.
+// folded, and in place short ones, which are then long enough for loads to be foreseen.  Where the
+// lane axis is convolved, what lies between one row's outputs and the next is computed for nothing.
 int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   const Loop& l = loops_[lane];
   const ptrdiff_t width = d_.lanes_per_vector;
   const double wasted = double(ceil_div(l.outputs, width) * width - l.outputs);
   const int vectors = d_.isa.vectors[d_.arithmetic][int(Op::rows)];
   const bool brief = in_place && l.outputs < short_run * width * vectors;
-  if (!may_fold_ || lane == group_ || l.taps > 1 || l.stride > 1 || l.inputs != l.outputs ||
-      l.pad != 0 || (wasted <= most_waste * double(l.outputs) && !brief)) {
+  const bool convolved = l.taps > 1;
+  if (!may_fold_ || lane == group_ || lane == kernels_ || l.stride > 1) return -1;
+  if (convolved) {
+    if (l.outputs >= width) return -1;
+  } else if (l.inputs != l.outputs || l.pad != 0 ||
+             (wasted <= most_waste * double(l.outputs) && !brief)) {
     return -1;
   }
-  for (int a = n_ - 1; a >= 0; --a) {
+  in_place &= l.inside_to - l.inside_from == l.outputs;
+  const int images = n_ - d_.spec.spatial - (kernels_ >= 0);
+  for (int a = n_ - 1; a >= (convolved ? images : 0); --a) {
     const Loop& f = loops_[a];
     if (a == lane || a == group_ || a == channels_ || a == kernels_ || f.stride != 1) continue;
     if (in_place && f.x != l.x * l.inputs) continue;
-    if (direct && f.y != l.y * l.outputs) continue;
+    if (direct && !convolved && f.y != l.y * l.outputs) continue;
     return a;
   }
   return -1;
 }
 
+// Lanes of `rows` rows.
+ptrdiff_t Traversal::run_length(int lane, int fold, ptrdiff_t rows) const {
+  const Loop& l = loops_[lane];
+  return fold < 0 ? l.outputs : (rows - 1) * l.window(l.outputs) + l.outputs;
+}
+
+// Of rows with gaps between them: the gaps are not results, and must be inputs.
+void Traversal::restrict_folded(int lane, int fold, bool& in_place, bool& direct) const {
+  const Loop& l = loops_[lane];
+  if (fold < 0 || l.taps == 1) return;
+  direct = false;
+  in_place &= l.inside_to - l.inside_from == l.outputs;
+}
+
 // Of a position, with vectors along `lane`: multiply-adds, and moves where packing is needed.
 double Traversal::cost(int lane) const {
-  const bool in_place = lane_in_place(lane), direct = lane_direct(lane);
+  bool in_place = lane_in_place(lane), direct = lane_direct(lane);
   const int fold = fold_for(lane, in_place, direct);
   const double length = double(lane == kernels_ ? d_.outputs : loops_[lane].outputs);
   const double run = length * double(fold < 0 ? 1 : loops_[fold].outputs);
   const double width = double(d_.lanes_per_vector);
-  const double vectors = double(ptrdiff_t((run + width - 1) / width));
+  const double computed = fold < 0 ? run : double(run_length(lane, fold, loops_[fold].outputs));
+  const double vectors = double(ptrdiff_t((computed + width - 1) / width));
+  restrict_folded(lane, fold, in_place, direct);
   double cost = double(d_.inputs * d_.outputs * d_.taps) * vectors / run;
   if (!in_place) {
     // Packed inputs per output, for a block of equal extents that fills the scratch.
@@ -198,6 +221,7 @@ void Traversal::choose(int lane) {
   in_place_ = lane_in_place(lane);
   direct_ = lane_direct(lane);
   fold_ = fold_for(lane, in_place_, direct_);
+  restrict_folded(lane, fold_, in_place_, direct_);
   set_rows();
   const double pages = pages_of_tile();
   const double most_pages = d_.isa.vector_bytes == 64 ? near_pages_512 : near_pages;
@@ -215,11 +239,14 @@ void Traversal::choose(int lane) {
   if (in_place_ && (aliased || inside < least_inside ||
                     (pages > most_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)))) {
     in_place_ = false;
+    direct_ = lane_direct(lane);
     fold_ = fold_for(lane, in_place_, direct_);
+    restrict_folded(lane, fold_, in_place_, direct_);
     set_rows();
   }
   bool border = false;
-  ptrdiff_t run = loops_[lane].outputs * (fold_ < 0 ? 1 : loops_[fold_].outputs);
+  const ptrdiff_t run =
+      fold_ < 0 ? loops_[lane].outputs : run_length(lane, fold_, loops_[fold_].outputs);
   for (int a = 0; a < n_; ++a) {
     border |= loops_[a].inside_from > 0 || loops_[a].inside_to < loops_[a].outputs;
   }

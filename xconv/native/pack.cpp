@@ -41,6 +41,17 @@ ptrdiff_t continued(ptrdiff_t i, ptrdiff_t n, Boundary boundary) {
   return -1;
 }
 
+// Short rows without a call: of 16 bytes and more, with a last step that overlaps the one before.
+inline void copy_row(const char* from, char* to, ptrdiff_t bytes) {
+  constexpr ptrdiff_t step = 16, most = 8 * step;
+  if (bytes < step || bytes > most) {
+    std::memcpy(to, from, size_t(bytes));
+    return;
+  }
+  for (ptrdiff_t i = 0; i < bytes - step; i += step) std::memcpy(to + i, from + i, step);
+  std::memcpy(to + bytes - step, from + bytes - step, step);
+}
+
 // A line of elements that are copied as they are, of which those from `low` to `high` lie in the
 // image, one after the other.
 struct Line {
@@ -64,7 +75,7 @@ void copy_line(const Line& line, const char* from, char* to) {
   const char* source = from + line.map[line.low];
   const ptrdiff_t bytes = (line.high - line.low) * item;
   for (ptrdiff_t i = 0; i < bytes; i += 64) __builtin_prefetch(source + ahead + i, 0, 2);
-  std::memcpy(to + line.low * item, source, size_t(bytes));
+  copy_row(source, to + line.low * item, bytes);
 }
 
 }  // namespace
@@ -255,9 +266,10 @@ void Traversal::scatter_layer(const Block& block, const char* from) const {
 
 void Traversal::scatter(const Block& block, const char* from, int kernels) const {
   if (op_ == Op::layer) return scatter_layer(block, from);
-  const ptrdiff_t real = d_.real_bytes;
+  const ptrdiff_t real = d_.real_bytes, item = size_of(d_.number);
   const Store store = d_.isa.store[int(d_.number)];
   const ptrdiff_t lanes = block.length[lane_], stride = loops_[lane_].y;
+  const bool as_is = stride == item && d_.number != Number::half;
   int walked[max_loops], walks = 0;
   ptrdiff_t position[max_loops];
   for (int a = 0; a < n_; ++a) {
@@ -265,6 +277,10 @@ void Traversal::scatter(const Block& block, const char* from, int kernels) const
     walked[walks] = a;
     position[walks++] = 0;
   }
+  const int inner = walks > 0 ? walked[--walks] : -1;
+  const ptrdiff_t rows = inner < 0 ? 1 : block.length[inner];
+  const ptrdiff_t from_row = inner < 0 ? 0 : tiled_.step[inner] * real;
+  const ptrdiff_t to_row = inner < 0 ? 0 : loops_[inner].y;
   for (int o = 0; o < kernels; ++o) {
     for (;;) {
       ptrdiff_t source = o * tiled_.kernel, target = o * y_kernel_;
@@ -272,7 +288,15 @@ void Traversal::scatter(const Block& block, const char* from, int kernels) const
         source += position[k] * tiled_.step[walked[k]];
         target += position[k] * loops_[walked[k]].y;
       }
-      store(from + source * real, block.y + target, stride, lanes);
+      const char* row = from + source * real;
+      char* to = block.y + target;
+      for (ptrdiff_t r = 0; r < rows; ++r, row += from_row, to += to_row) {
+        if (as_is) {
+          copy_row(row, to, lanes * item);
+        } else {
+          store(row, to, stride, lanes);
+        }
+      }
       int k = walks - 1;
       while (k >= 0 && ++position[k] == block.length[walked[k]]) position[k--] = 0;
       if (k < 0) break;

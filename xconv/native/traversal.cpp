@@ -103,8 +103,7 @@ void Traversal::task(int worker, ptrdiff_t index) {
     block.x += (from * loop.stride - loop.pad) * loop.x;
     block.y += from * loop.y;
   }
-  ptrdiff_t lanes = block.length[lane_];
-  if (fold_ >= 0) lanes *= block.length[fold_];
+  const ptrdiff_t lanes = lanes_of(block);
   const bool whole = op_ == Op::layer || lanes >= d_.lanes_per_vector;
   const bool in_place = in_place_ && inside && whole, direct = direct_ && whole;
   char* tile = nullptr;
@@ -137,9 +136,8 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
                         int kernels) const {
   const ptrdiff_t real = d_.real_bytes;
   const ptrdiff_t per_kernel = d_.inputs * d_.taps;
-  ptrdiff_t lanes = block.length[lane_] * d_.reals;
-  if (fold_ >= 0) lanes *= block.length[fold_];
-  lanes = std::max(lanes, d_.lanes_per_vector * d_.reals);  // scratch has room for a whole vector
+  // Scratch has room for a whole vector.
+  ptrdiff_t lanes = std::max(lanes_of(block), d_.lanes_per_vector) * d_.reals;
   const ptrdiff_t group = group_ < 0 ? 0 : block.from[group_];
   const ptrdiff_t weight = d_.spec.kernel_is_real ? real : size_of(d_.number);
   const char* w = w_ + (group * d_.outputs + kernel) * per_kernel * weight;

@@ -73,6 +73,8 @@ class Traversal {
   void set_layout(size_t max_memory);
   double cost(int lane) const;
   int fold_for(int lane, bool in_place, bool direct) const;
+  ptrdiff_t run_length(int lane, int fold, ptrdiff_t rows) const;
+  void restrict_folded(int lane, int fold, bool& in_place, bool& direct) const;
   bool lane_in_place(int lane) const;
   bool lane_direct(int lane) const;
   double pages_of_tile() const;
@@ -93,6 +95,9 @@ class Traversal {
 
   // One block.
   void task(int worker, ptrdiff_t index);
+  ptrdiff_t lanes_of(const Block& block) const {
+    return fold_ < 0 ? block.length[lane_] : run_length(lane_, fold_, block.length[fold_]);
+  }
   void compute(const Block& block, const View& x, const View& y, int kernel, int kernels) const;
   ptrdiff_t stride_along() const { return op_ == Op::layer ? 1 : loops_[along_].stride; }
   void pack(const Block& block, char* to, ptrdiff_t* maps) const;
