@@ -176,6 +176,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   const int inner = walks > 0 ? walked[walks - 1] : -1;
   const bool down = row_ >= 0 && op_ != Op::layer && (inner < 0 || loops_[inner].taps == 1);
   tile.runs = 1;
+  tile.x_run = tile.y_run = 0;
   tile.across = false;
   if (inner >= 0 && !down) {
     --walks;
