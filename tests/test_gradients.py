@@ -134,6 +134,26 @@ LAYERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.skipif(not contraction._compiled, reason="threads of NumPy's products deal otherwise")
+@pytest.mark.parametrize("layer", LAYERS)
+def test_kernel_gradient_has_the_same_bits_for_any_number_of_workers(
+    layer: tuple[int, ...],
+) -> None:
+    n, c, o, size, taps, stride, groups = layer
+    x = RNG.standard_normal((n, c, size, size), np.float32)
+    out = (size - taps) // stride + 1
+    gy = RNG.standard_normal((n, o, out, out), np.float32)
+    one, three = (
+        xconv.kernel_gradient(
+            x, xconv.Spec((o, c // groups, taps, taps)), gy, "correlate", layout="NCHW",
+            kernel_layout="OIHW", out_layout="NOHW", mode="valid", stride=stride, groups=groups,
+            workers=workers,
+        )
+        for workers in (1, 3)
+    )  # fmt: skip
+    assert one.tobytes() == three.tobytes()
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("compiled", [True, False])

@@ -18,6 +18,24 @@ def isas() -> list[str]: ...
 def kernels() -> list[KernelRow]: ...
 def cpu_count() -> int: ...
 def fma_peak(dtype: str, seconds: float) -> float: ...
+def position_lanes(dtype: str, groups: int, outputs: int) -> int: ...
+def position_sums(
+    x: NDArray[Any],
+    gy: NDArray[Any],
+    total: NDArray[Any],
+    x_dtype: str,
+    dtype: str,
+    taps: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    pad_lo: Sequence[int],
+    boundary: int,
+    cval: complex | float,
+    block: Sequence[int],
+    shares: int,
+    workers: int,
+    max_memory: int,
+) -> None: ...
 
 class Direct:
     def __init__(

@@ -45,7 +45,9 @@ class Device:
 
 def test_contenders_are_sampled_in_turn():
     device = Device({"a": 0.01, "b": 0.01, "c": 0.01})
-    timings = in_turn(device.calls(), Budget(seconds=0.06, least=3, rest=0.0, warm=0.0), device.clock)
+    timings = in_turn(
+        device.calls(), Budget(seconds=0.06, least=3, rest=0.0, warm=0.0), device.clock
+    )
     assert {t.samples for t in timings.values()} == {6}
     rounds = [device.seen[i : i + 3] for i in range(6, len(device.seen), 3)]
     assert all(sorted(r) == ["a", "b", "c"] for r in rounds)

@@ -18,6 +18,7 @@
 
 #include "direct.h"
 #include "dispatch.h"
+#include "sums.h"
 
 using namespace xconv;
 
@@ -263,6 +264,109 @@ bool one(uint64_t seed, const Isa& isa) {
   return true;
 }
 
+// The gradient by a kernel, with values that make every sum exact.
+bool sums_of(uint64_t seed, const Isa& isa) {
+  using Complex = std::complex<double>;
+  Random random(seed);
+  PositionSums sums;
+  sums.type = Type(int(Type::float32) + int(random() % 4));
+  do {
+    sums.x_type = Type(random() % types);
+  } while (!isa.load[int(sums.x_type)][int(number_of(sums.type))]);
+  sums.boundary = Boundary(random() % 5);
+  put_value(sums.type, reinterpret_cast<char*>(sums.fill), 2, 0);
+  const size_t rank = 1 + random() % 2;
+  const bool many = random() % 3 == 0;
+  sums.x_shape = {pick(random, {1, 2, 5}), pick(random, {1, many ? 19 : 2}), pick(random, {1, 3})};
+  sums.y_shape = {sums.x_shape[0], sums.x_shape[1], pick(random, {1, many ? 11 : 2})};
+  sums.block = {pick(random, {1, 3}), pick(random, {1, 5, 19})};
+  std::vector<ptrdiff_t> total_shape = {sums.y_shape[1], sums.y_shape[2], sums.x_shape[2]};
+  for (size_t s = 0; s < rank; ++s) {
+    const auto n = ptrdiff_t(1 + random() % 17), k = ptrdiff_t(1 + random() % 3);
+    const ptrdiff_t stride = pick(random, {1, 1, 2}), dilation = pick(random, {1, 1, 2});
+    const ptrdiff_t extent = (k - 1) * dilation + 1, low = pick(random, {0, extent / 2, extent});
+    const ptrdiff_t high = std::max(pick(random, {0, extent / 2}), extent - n - low);
+    sums.x_shape.push_back(n);
+    sums.y_shape.push_back((n + low + high - extent) / stride + 1);
+    sums.taps.push_back(k);
+    sums.stride.push_back(stride);
+    sums.dilation.push_back(dilation);
+    sums.pad.push_back(low);
+    sums.block.push_back(pick(random, {1, 4, 30}));
+    total_shape.push_back(k);
+  }
+  sums.shares = pick(random, {1, 3});
+  sums.check();
+
+  Memory x(random, sums.x_shape, size_of(sums.x_type)),
+      gy(random, sums.y_shape, size_of(sums.type));
+  auto filled = [&](Memory& memory, const std::vector<ptrdiff_t>& shape, Type type) {
+    std::vector<Complex> values;
+    for (Walk walk(shape);;) {
+      const long re = long(random() % 4), im = is_complex(type) ? long(random() % 4) : 0;
+      ptrdiff_t at = 0;
+      for (size_t a = 0; a < shape.size(); ++a) at += walk.at[a] * memory.strides[a];
+      put_value(type, memory.first + at, re, im);
+      values.emplace_back(type == Type::boolean ? double(re != 0) : double(re), double(im));
+      if (!walk.next()) return values;
+    }
+  };
+  const std::vector<Complex> x_values = filled(x, sums.x_shape, sums.x_type);
+  const std::vector<Complex> gy_values = filled(gy, sums.y_shape, sums.type);
+  auto index = [](const std::vector<ptrdiff_t>& at, const std::vector<ptrdiff_t>& shape) {
+    ptrdiff_t i = 0;
+    for (size_t a = 0; a < shape.size(); ++a) i = i * shape[a] + at[a];
+    return size_t(i);
+  };
+
+  const auto lanes = size_t(sums.lanes(isa));
+  std::vector<size_t> order;  // of the total's axes in memory
+  for (size_t a = 0; a < total_shape.size(); ++a) {
+    if (a != lanes) order.push_back(a);
+  }
+  order.push_back(lanes);
+  size_t count = 1;
+  for (const ptrdiff_t n : total_shape) count *= size_t(n);
+  const ptrdiff_t item = size_of(sums.type);
+  std::vector<char> total(count * size_t(item));
+  sums.run(isa, {x.first, x.strides.data()}, {gy.first, gy.strides.data()}, total.data(),
+           int(pick(random, {1, 2, 3})), size_t(1) << 26, nullptr);
+
+  for (Walk out(total_shape);;) {
+    Complex sum = 0;
+    std::vector<ptrdiff_t> positions(sums.y_shape);
+    positions[1] = positions[2] = 1;
+    for (Walk p(positions);;) {
+      std::vector<ptrdiff_t> from = p.at, to = p.at;
+      from[1] = to[1] = out.at[0];
+      from[2] = out.at[2];
+      to[2] = out.at[1];
+      bool outside = false;
+      for (size_t s = 0; s < rank; ++s) {
+        const ptrdiff_t i =
+            p.at[3 + s] * sums.stride[s] + out.at[3 + s] * sums.dilation[s] - sums.pad[s];
+        from[3 + s] = continued(i, sums.x_shape[3 + s], sums.boundary);
+        outside |= from[3 + s] < 0;
+      }
+      const Complex value = outside ? Complex(2) : x_values[index(from, sums.x_shape)];
+      sum += value * std::conj(gy_values[index(to, sums.y_shape)]);
+      if (!p.next()) break;
+    }
+    size_t at = 0;
+    for (const size_t a : order) at = at * size_t(total_shape[a]) + size_t(out.at[a]);
+    char right[16] = {};
+    put_value(sums.type, right, long(sum.real()), long(sum.imag()));
+    const char* found = total.data() + at * size_t(item);
+    if (std::memcmp(right, found, size_t(item)) != 0) {
+      std::fprintf(stderr, "seed %llu on %s: sums of %s and %s are wrong\n",
+                   (unsigned long long)seed, isa.name, type_name(sums.x_type),
+                   type_name(sums.type));
+      return false;
+    }
+    if (!out.next()) return true;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -276,7 +380,7 @@ int main(int argc, char** argv) {
     do {
       const uint64_t n = next++;
       for (const Isa* isa : available_isas()) {
-        if (!one(n, *isa)) failed = true;
+        if (!one(n, *isa) || !sums_of(n, *isa)) failed = true;
       }
     } while (!failed &&
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <

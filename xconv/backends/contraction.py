@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["kernel_sums"]
 
+_NEAR = 192 * 1024
+"""Bytes of a block of the compiled core, unless its sums are more: they stay in near caches."""
+_SHARES = 4 << 20
+"""Bytes of all sums that the core deals blocks to."""
+
 
 def kernel_sums(
     backend: Backend, problem: Problem, x: np.ndarray, gy: np.ndarray, limits: Limits
@@ -43,20 +48,22 @@ def kernel_sums(
     dtype = np.dtype(problem.accumulator)
     if 0 in x.shape or 0 in gy.shape:
         return np.zeros(shape, dtype)
-    # Two sums of each worker, of so many kernels that they take no more than half the memory.
-    one = 2 * limits.workers * math.prod(shape) // problem.outputs * dtype.itemsize
+    compiled = _compiled and dtype.char in "fdFD" and x.dtype.isnative
+    sums = _Correlation if compiled else _Product
+    size = math.prod(shape) * dtype.itemsize
+    shares = sums.shares(size, limits)
+    # All sums, of so many kernels that they take no more than half the memory.
+    one = (shares + limits.workers) * size // problem.outputs
     step = max(1, min(problem.outputs, limits.max_memory // 2 // one))
     memory = limits.max_memory - min(step * one, limits.max_memory // 2)
     rest = Limits(limits.workers, memory, limits.block)
-    compiled = _compiled and dtype.char in "fdFD" and x.dtype.isnative
-    sums = _Correlation if compiled else _Product
     if step == problem.outputs:
-        return sums(backend, problem, x, gy).sums(rest)
+        return sums(backend, problem, x, gy).sums(rest, shares)
     total = np.empty(shape, dtype)
     for o in range(0, problem.outputs, step):
         kernels = slice(o, min(o + step, problem.outputs))
         part = gy[(*(slice(None),) * (len(problem.batch) + 1), kernels)]
-        total[:, kernels] = sums(backend, problem, x, part).sums(rest)
+        total[:, kernels] = sums(backend, problem, x, part).sums(rest, shares)
     return total
 
 
@@ -69,22 +76,78 @@ class _Sums:
         self.outputs = gy.shape[self.lead + 1]
         self.dtype = np.dtype(problem.accumulator)
 
-    def sums(self, limits: Limits) -> np.ndarray:
+    def shape(self, limits: Limits) -> tuple[int, ...]:
+        """That of a block (lead axes, then output axes)."""
         p = self.problem
         sizes = (*p.batch, p.groups, *p.output)
-        # The rest is for the compiled core.
-        quarter = Limits(limits.workers, limits.max_memory // 4, limits.block)
         # Groups last: they may be lanes.
         order = [*range(self.lead), *range(self.lead + 1, len(sizes)), self.lead]
-        shape = cut(sizes, order, self.nbytes, quarter, limits.block, floors(p))
-        todo = list(blocks(sizes[: self.lead + 1], p.output, shape))
-        share = -(-len(todo) // limits.workers)
+        return cut(sizes, order, self.nbytes, limits, limits.block, floors(p))
+
+    @staticmethod
+    def shares(size: int, limits: Limits) -> int:
+        """Sums of `size` bytes that blocks are dealt to."""
+        raise NotImplementedError
+
+    def sums(self, limits: Limits, shares: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """Scratch of a block."""
+        raise NotImplementedError
+
+
+class _Correlation(_Sums):
+    """By the compiled core, which continues images beyond their edges by itself."""
+
+    @staticmethod
+    def shares(size: int, limits: Limits) -> int:
+        return min(max(4, _SHARES // size), 16)  # for any number of workers: the same bits
+
+    def sums(self, limits: Limits, shares: int) -> np.ndarray:
+        p = self.problem
+        block = min(max(p.taps * self.outputs * self.dtype.itemsize, _NEAR), limits.block)
+        quarter = limits.max_memory // 4
+        shape = self.shape(Limits(limits.workers, quarter, block))
+        rest = Limits(limits.workers, limits.max_memory - quarter, limits.block)
+        x, gy = (a if self.lead else a[None] for a in (self.x, self.gy))
+        shape = shape if self.lead else (1, *shape)
+        # The last batch axis is summed by the core.
+        return functools.reduce(
+            np.add,
+            (
+                position_sums(p, x[index], gy[index], shape[-p.spatial - 2 :], shares, rest)
+                for index in np.ndindex(gy.shape[: max(self.lead - 1, 0)])
+            ),
+        )
+
+    def nbytes(self, shape: Sequence[int]) -> int:
+        p = self.problem
+        box = shape[self.lead + 1 :]
+        read = [(n - 1) * s + e for n, s, e in zip(box, p.stride, p.extent, strict=True)]
+        elements = p.inputs * math.prod(read) + self.outputs * math.prod(box)
+        size: int = math.prod(shape[: self.lead + 1]) * elements * self.dtype.itemsize
+        return size
+
+
+class _Product(_Sums):
+    """By matrix products of NumPy."""
+
+    @staticmethod
+    def shares(size: int, limits: Limits) -> int:
+        return limits.workers
+
+    def sums(self, limits: Limits, shares: int) -> np.ndarray:
+        p = self.problem
+        shape = self.shape(limits)
+        todo = list(blocks((*p.batch, p.groups), p.output, shape))
+        share = -(-len(todo) // shares)
 
         def worker(first: int) -> np.ndarray:
             total: np.ndarray | None = None
             with np.errstate(all="ignore"):
                 for block in todo[first : first + share]:
-                    part = self.of_block(block, 3 * quarter.each)
+                    part = self.of_block(block)
                     if total is None:  # in the same memory order
                         total = np.zeros_like(part, shape=(p.groups, *part.shape[1:]))
                     total[block.lead[-1]] += part
@@ -102,43 +165,6 @@ class _Sums:
         return total
 
     def nbytes(self, shape: Sequence[int]) -> int:
-        """Scratch of a block."""
-        raise NotImplementedError
-
-    def of_block(self, block: Block, room: int) -> np.ndarray:
-        raise NotImplementedError
-
-
-class _Correlation(_Sums):
-    """By the compiled core, which continues images beyond their edges by itself."""
-
-    def nbytes(self, shape: Sequence[int]) -> int:
-        p = self.problem
-        box = shape[self.lead + 1 :]
-        read = [(n - 1) * s + e for n, s, e in zip(box, p.stride, p.extent, strict=True)]
-        elements = p.inputs * math.prod(read) + self.outputs * math.prod(box)
-        size: int = math.prod(shape[: self.lead + 1]) * elements * self.dtype.itemsize
-        return size
-
-    def of_block(self, block: Block, room: int) -> np.ndarray:
-        *batch, groups = block.lead
-        x = self.x[(*batch, groups)]
-        gy = self.gy[(*batch, groups, slice(None), *block.box)]
-        first = [out.start for out in block.box]
-        if not batch:
-            x, gy = x[None], gy[None]
-        # The last batch axis is summed by the core.
-        parts = (
-            position_sums(self.problem, x[index], gy[index], first, room)
-            for index in np.ndindex(gy.shape[: max(len(batch) - 1, 0)])
-        )
-        return functools.reduce(np.add, parts)
-
-
-class _Product(_Sums):
-    """By matrix products of NumPy."""
-
-    def nbytes(self, shape: Sequence[int]) -> int:
         """Scratch of a block: the input gathered and laid out, and gy twice."""
         p = self.problem
         box = shape[self.lead + 1 :]
@@ -148,7 +174,7 @@ class _Product(_Sums):
         elements += 2 * self.outputs * math.prod(box)
         return math.prod(shape[: self.lead + 1]) * elements * self.dtype.itemsize
 
-    def of_block(self, block: Block, room: int) -> np.ndarray:
+    def of_block(self, block: Block) -> np.ndarray:
         p, lead = self.problem, self.lead
         source = gather(self.backend, p, self.x, block, p.accumulator)
         x = self._windows(source, tuple(out.stop - out.start for out in block.box))

@@ -120,7 +120,7 @@ class _State(NamedTuple):
 
 
 _LAYER = 32, 64
-"""Kernels, and taps of all channels, from which kernels that fill their vectors are the best lanes."""
+"""Kernels, and taps of all channels, from which kernels that fill vectors are the best lanes."""
 
 
 def _plain(weights: np.ndarray, turned: np.ndarray | None) -> np.ndarray | None:
@@ -175,69 +175,37 @@ def position_sums(
     problem: Problem,
     x: np.ndarray,
     gy: np.ndarray,
-    first: Sequence[int],
-    max_memory: int,
+    block: Sequence[int],
+    shares: int,
+    limits: Limits,
 ) -> np.ndarray:
-    """The sums (G, O, I, taps...) over b and p of  gy[b, g, o, p] * xp[b, g, i, p*s + t*d].
+    """The sums (G, O, I, taps...) over b and p of  conj(gy[b, g, o, p]) * xp[b, g, i, p*s + t*d].
 
-    `x` is (b, G, I, spatial...), whole images; `gy` is (b, G, O, p...), the outputs from the
-    positions `first` on.  It is a correlation too: with gy as the kernel, dilated by the stride;
-    b is summed, and the channels I are a batch.
+    `x` is (b, G, I, spatial...), `gy` (b, G, O, p...).  A `block` of (b, G, p...) is summed at a
+    time, to one of `shares` sums.
     """
-    spatial = len(first)
-    shape = (gy.shape[1], gy.shape[2], x.shape[2], *problem.kernel)
-    low = (
-        low - at * s for (low, _), at, s in zip(problem.padding, first, problem.stride, strict=True)
-    )
-    direct = _over_positions(
+    dtype = problem.accumulator
+    shape = (*gy.shape[1:3], x.shape[2], *problem.kernel)
+    lanes = _native.position_lanes(dtype, *shape[:2])
+    total = np.empty([n for a, n in enumerate(shape) if a != lanes] + [shape[lanes]], dtype)
+    _native.position_sums(
+        x,
+        gy.astype(dtype, copy=False),
+        total,
         problem.x_dtype,
-        problem.accumulator,
-        x.shape,
-        (*gy.shape[1:3], gy.shape[0], *gy.shape[3:]),
-        shape,
-        problem.dilation,
+        dtype,
+        problem.kernel,
         problem.stride,
-        tuple(low),
+        problem.dilation,
+        tuple(low for low, _ in problem.padding),
         BOUNDARIES.index(problem.boundary),
         problem.cval,
+        block,
+        shares,
+        limits.workers,
+        limits.max_memory,
     )
-    weights = gy.transpose(1, 2, 0, *range(3, spatial + 3)).astype(problem.accumulator, copy=False)
-    by_group = np.moveaxis(weights, 0, -1)
-    if shape[1] == 1 and by_group.flags.c_contiguous and direct.turned_elements():
-        turned: np.ndarray | None = by_group.reshape(-1)
-    else:
-        turned = _turned(direct, weights)
-    # The lanes innermost: kernels, groups or channels.
-    lanes = 1 if turned is not None and shape[1] > 1 else 0 if turned is not None else 2
-    order = [a for a in range(spatial + 3) if a != lanes]
-    total = np.empty([shape[a] for a in (*order, lanes)], problem.accumulator)
-    total = np.moveaxis(total, -1, lanes)
-    if turned is None:
-        weights = np.ascontiguousarray(weights.conj())
-    direct.run(x, weights if turned is None else None, total, 1, max_memory, turned)
-    return total
-
-
-@lru_cache(1024)
-def _over_positions(
-    x_dtype: str,
-    dtype: str,
-    x_shape: tuple[int, ...],
-    kernel: tuple[int, ...],
-    y_shape: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    low: tuple[int, ...],
-    boundary: int,
-    cval: complex,
-) -> _native.Direct:
-    spatial = len(stride)
-    channels, rest = (x_shape[2], 2, 1), range(3, spatial + 3)
-    x_axes = [channels, (x_shape[1], 1, 1), (x_shape[0], 0, 1), *[(x_shape[a], a, 1) for a in rest]]
-    y_axes = [channels, (y_shape[0], 0, 1), (y_shape[1], 1, 1), *[(y_shape[a], a, 1) for a in rest]]
-    return _native.Direct(
-        x_dtype, dtype, x_axes, y_axes, spatial, kernel, stride, dilation, low, boundary, cval
-    )
+    return np.moveaxis(total, -1, lanes)
 
 
 class NativeSeparable(Separable):
@@ -479,5 +447,4 @@ def _on_rows(
 
 # Before the module that the objects belong to is unloaded.
 atexit.register(_compiled.cache_clear)
-atexit.register(_over_positions.cache_clear)
 atexit.register(_on_rows.cache_clear)

@@ -16,6 +16,7 @@
 #include "direct.h"
 #include "dispatch.h"
 #include "pool.h"
+#include "sums.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -103,6 +104,7 @@ class Buffer {
                               .c_str());
   }
 
+  Sizes shape() const { return Sizes(view_.shape, view_.shape + view_.ndim); }
   Array array() const { return {static_cast<char*>(view_.buf), view_.strides}; }
   const void* data() const { return view_.buf; }
 
@@ -113,16 +115,16 @@ class Buffer {
 };
 
 // One accumulator element that holds cval, which the caller knows to fit.
-void set_fill(Spec& spec, nb::handle cval) {
-  const Number number = number_of(spec.y_type);
+void set_fill(unsigned char* fill, Type y_type, nb::handle cval) {
+  const Number number = number_of(y_type);
   const Isa& isa = chosen_isa();
   auto put = [&](Type type, const void* value) {
-    isa.load[int(type)][int(number)](value, 0, spec.fill, 1);
+    isa.load[int(type)][int(number)](value, 0, fill, 1);
   };
   if (number == Number::boolean) {
     const int truth = PyObject_IsTrue(cval.ptr());
     if (truth < 0) throw nb::python_error();
-    spec.fill[0] = (unsigned char)truth;
+    fill[0] = (unsigned char)truth;
   } else if (int(number) >= int(Number::uint8) && int(number) <= int(Number::uint64)) {
     const nb::object integer = nb::steal(PyNumber_Long(cval.ptr()));
     if (!integer.is_valid()) throw nb::python_error();
@@ -146,6 +148,13 @@ std::vector<Axis> parse_axes(const std::vector<AxisTuple>& tuples) {
   return axes;
 }
 
+Boundary parse_boundary(int boundary) {
+  if (boundary < 0 || boundary > int(Boundary::wrap)) {
+    throw nb::value_error("boundary must be 0 to 4: constant, reflect, mirror, nearest, wrap");
+  }
+  return Boundary(boundary);
+}
+
 void construct(Direct* self, const std::string& x_dtype, const std::string& dtype,
                const std::vector<AxisTuple>& x_axes, const std::vector<AxisTuple>& y_axes,
                int nspatial, const Sizes& kernel_shape, const Sizes& stride, const Sizes& dilation,
@@ -161,11 +170,8 @@ void construct(Direct* self, const std::string& x_dtype, const std::string& dtyp
   spec.stride = stride;
   spec.dilation = dilation;
   spec.pad = pad_lo;
-  if (boundary < 0 || boundary > int(Boundary::wrap)) {
-    throw nb::value_error("boundary must be 0 to 4: constant, reflect, mirror, nearest, wrap");
-  }
-  spec.boundary = Boundary(boundary);
-  set_fill(spec, cval);
+  spec.boundary = parse_boundary(boundary);
+  set_fill(spec.fill, spec.y_type, cval);
   new (self) Direct(std::move(spec), chosen_isa());
 }
 
@@ -219,6 +225,51 @@ void run(const Direct& direct, nb::handle x, nb::handle k, nb::handle out, int w
     const nb::gil_scoped_release released;
     completed = direct.run(from.array(), weights, to.array(), workers,
                            size_t(max_memory < 0 ? 0 : max_memory), interrupted);
+  }
+  if (!completed) throw nb::python_error();
+}
+
+// The axis of (G, O, I, taps...) that `position_sums` wants innermost.
+int position_lanes(const std::string& dtype, ptrdiff_t groups, ptrdiff_t outputs) {
+  PositionSums sums;
+  sums.type = parse_type(dtype);
+  sums.y_shape = {1, groups, outputs};
+  return sums.lanes(chosen_isa());
+}
+
+void position_sums(nb::handle x, nb::handle gy, nb::handle total, const std::string& x_dtype,
+                   const std::string& dtype, const Sizes& taps, const Sizes& stride,
+                   const Sizes& dilation, const Sizes& pad_lo, int boundary, nb::object cval,
+                   const Sizes& block, ptrdiff_t shares, int workers, ptrdiff_t max_memory) {
+  const Buffer from(x, "x", PyBUF_STRIDES), weights(gy, "gy", PyBUF_STRIDES);
+  const Buffer to(total, "total", PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE);
+  PositionSums sums;
+  sums.x_type = parse_type(x_dtype);
+  sums.type = parse_type(dtype);
+  from.check_type(sums.x_type);
+  weights.check_type(sums.type);
+  to.check_type(sums.type);
+  sums.x_shape = from.shape();
+  sums.y_shape = weights.shape();
+  sums.taps = taps;
+  sums.stride = stride;
+  sums.dilation = dilation;
+  sums.pad = pad_lo;
+  sums.block = block;
+  sums.shares = shares;
+  sums.boundary = parse_boundary(boundary);
+  sums.check();
+  set_fill(sums.fill, sums.type, cval);
+  Sizes wanted = {sums.y_shape[1], sums.y_shape[2], sums.x_shape[2]};
+  wanted.insert(wanted.end(), taps.begin(), taps.end());
+  const auto lanes = wanted.begin() + sums.lanes(chosen_isa());
+  std::rotate(lanes, lanes + 1, wanted.end());
+  to.check_shape(wanted);
+  bool completed;
+  {
+    const nb::gil_scoped_release released;
+    completed = sums.run(chosen_isa(), from.array(), weights.array(), to.array().data, workers,
+                         size_t(max_memory < 0 ? 0 : max_memory), interrupted);
   }
   if (!completed) throw nb::python_error();
 }
@@ -287,6 +338,10 @@ NB_MODULE(_native, m) {
         return rows;
       },
       "The kernels that this machine can run, as dicts.");
+  m.def("position_lanes", position_lanes, "dtype"_a, "groups"_a, "outputs"_a);
+  m.def("position_sums", position_sums, "x"_a, "gy"_a, "total"_a, "x_dtype"_a, "dtype"_a, "taps"_a,
+        "stride"_a, "dilation"_a, "pad_lo"_a, "boundary"_a, "cval"_a, "block"_a, "shares"_a,
+        "workers"_a, "max_memory"_a);
   m.def("cpu_count", cpu_count,
         "The CPUs that this process may use: affinity, control group, XCONV_NUM_THREADS.");
   m.def("fma_peak", fma_peak, "dtype"_a, "seconds"_a,

@@ -1,0 +1,267 @@
+#include "sums.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+
+#include "pool.h"
+
+namespace xconv {
+namespace {
+
+using Sizes = PositionSums::Sizes;
+
+constexpr ptrdiff_t chunk = 4096;  // elements of the total that are added up at a time
+
+ptrdiff_t product(const Sizes& sizes, size_t from = 0) {
+  ptrdiff_t n = 1;
+  for (size_t a = from; a < sizes.size(); ++a) n *= sizes[a];
+  return n;
+}
+
+template <class Real>
+void add_to(char* total_, const char* part_, ptrdiff_t n) {
+  auto* total = reinterpret_cast<Real*>(total_);
+  const auto* part = reinterpret_cast<const Real*>(part_);
+  for (ptrdiff_t i = 0; i < n; ++i) total[i] += part[i];
+}
+
+// The elements of an array in C order, complex ones conjugated.
+template <class Real, int reals>
+void copy_conjugated(const char* from, const ptrdiff_t* strides, const ptrdiff_t* sizes, int axes,
+                     Real*& to) {
+  if (axes > 0) {
+    for (ptrdiff_t i = 0; i < *sizes; ++i) {
+      copy_conjugated<Real, reals>(from + i * *strides, strides + 1, sizes + 1, axes - 1, to);
+    }
+    return;
+  }
+  std::memcpy(to, from, sizeof(Real) * reals);
+  if (reals == 2) to[1] = -to[1];
+  to += reals;
+}
+
+// The sums of one call.
+class Run {
+ public:
+  Run(const PositionSums& sums, const Isa& isa, Array x, Array gy, int workers, size_t max_memory)
+      : s_(sums), isa_(isa), x_(x), gy_(gy), item_(size_of(number_of(sums.type))) {
+    outputs_ = s_.y_shape[2];
+    inputs_ = s_.x_shape[2];
+    groups_ = s_.y_shape[1];
+    rest_ = outputs_ * inputs_ * product(s_.taps);
+    lanes_ = s_.lanes(isa);
+    for (size_t a = 0; a < s_.block.size(); ++a) {
+      const ptrdiff_t size = s_.y_shape[a < 2 ? a : a + 1];
+      counts_.push_back((size + s_.block[a] - 1) / s_.block[a]);
+    }
+    blocks_ = product(counts_);
+    shares_ = std::min(s_.shares, blocks_);
+    memory_ = max_memory / size_t(workers);
+    totals_ = std::make_unique_for_overwrite<char[]>(size_t(shares_ * elements() * item_));
+  }
+
+  bool run(void* total, int workers, bool (*interrupted)()) {
+    total_ = static_cast<char*>(total);
+    const ParallelLoop adding{shares_,
+                              [](void* self, int, ptrdiff_t i) { static_cast<Run*>(self)->add(i); },
+                              this, interrupted};
+    if (!run_loop(adding, workers)) return false;
+    if (failure_) std::rethrow_exception(failure_);
+    const ParallelLoop meeting{
+        (elements() + chunk - 1) / chunk,
+        [](void* self, int, ptrdiff_t i) { static_cast<Run*>(self)->meet(i); }, this, nullptr};
+    return run_loop(meeting, workers);
+  }
+
+ private:
+  ptrdiff_t elements() const { return groups_ * rest_; }
+
+  void add_reals(char* to, const char* from, ptrdiff_t n) const {
+    const bool is_double = s_.type == Type::float64 || s_.type == Type::complex128;
+    const ptrdiff_t reals = n * item_ / (is_double ? 8 : 4);
+    (is_double ? add_to<double> : add_to<float>)(to, from, reals);
+  }
+
+  // The blocks of a share, one after the other.
+  void add(ptrdiff_t share) try {
+    char* total = totals_.get() + share * elements() * item_;
+    std::memset(total, 0, size_t(elements() * item_));
+    std::vector<char> part, weights;
+    const ptrdiff_t from = share * blocks_ / shares_, to = (share + 1) * blocks_ / shares_;
+    for (ptrdiff_t i = from; i < to && !failed_; ++i) add_block(i, total, part, weights);
+  } catch (...) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    failure_ = std::current_exception();
+    failed_ = true;
+  }
+
+  void add_block(ptrdiff_t index, char* total, std::vector<char>& part,
+                 std::vector<char>& weights) const {
+    const size_t rank = s_.taps.size();
+    Sizes from(2 + rank), size(2 + rank);
+    for (size_t a = 2 + rank; a-- > 0; index /= counts_[a]) {
+      from[a] = index % counts_[a] * s_.block[a];
+      size[a] = std::min(s_.block[a], s_.y_shape[a < 2 ? a : a + 1] - from[a]);
+    }
+    Spec spec;
+    spec.x_type = s_.x_type;
+    spec.y_type = s_.type;
+    spec.spatial = int(rank);
+    spec.x_axes = {{inputs_, 2, 1}, {size[1], 1, 1}, {size[0], 0, 1}};
+    spec.y_axes = {{inputs_, 2, 1}, {size[1], 0, 1}, {outputs_, 1, 1}};
+    spec.kernel = {size[1], outputs_, size[0]};
+    spec.stride = s_.dilation;
+    spec.dilation = s_.stride;
+    spec.boundary = s_.boundary;
+    std::memcpy(spec.fill, s_.fill, sizeof spec.fill);
+    const char* gy = gy_.data + from[0] * gy_.strides[0] + from[1] * gy_.strides[1];
+    for (size_t s = 0; s < rank; ++s) {
+      const int axis = int(3 + s);
+      spec.x_axes.push_back({s_.x_shape[3 + s], axis, 1});
+      spec.y_axes.push_back({s_.taps[s], axis, 1});
+      spec.kernel.push_back(size[2 + s]);
+      spec.pad.push_back(s_.pad[s] - from[2 + s] * s_.stride[s]);
+      gy += from[2 + s] * gy_.strides[3 + s];
+    }
+    const Direct direct(std::move(spec), isa_);
+
+    Sizes k_strides = {gy_.strides[1], gy_.strides[2], gy_.strides[0]};  // G, O, b, positions...
+    k_strides.insert(k_strides.end(), gy_.strides + 3, gy_.strides + 3 + rank);
+    const Array kernel{const_cast<char*>(gy), k_strides.data()};
+    const Array x{x_.data + from[0] * x_.strides[0] + from[1] * x_.strides[1], x_.strides};
+    const Sizes y_strides = strides(size[1]);
+    part.resize(size_t(size[1] * rest_ * item_));
+    direct.run(x, prepared(direct, kernel, weights), {part.data(), y_strides.data()}, 1, memory_,
+               nullptr);
+
+    if (lanes_ != 0 || size[1] == groups_) {
+      add_reals(total + from[1] * rest_ * (lanes_ != 0) * item_, part.data(), size[1] * rest_);
+      return;
+    }
+    for (ptrdiff_t r = 0; r < rest_; ++r) {
+      add_reals(total + (r * groups_ + from[1]) * item_, part.data() + r * size[1] * item_,
+                size[1]);
+    }
+  }
+
+  // Bytes from one element to the next of (G, O, I, taps...) with so many groups.
+  Sizes strides(ptrdiff_t groups) const {
+    Sizes sizes = {groups, outputs_, inputs_};
+    sizes.insert(sizes.end(), s_.taps.begin(), s_.taps.end());
+    Sizes steps(sizes.size());
+    ptrdiff_t step = item_;
+    auto put = [&](size_t a) {
+      steps[a] = step;
+      step *= sizes[a];
+    };
+    put(size_t(lanes_));
+    for (size_t a = sizes.size(); a-- > 0;) {
+      if (int(a) != lanes_) put(a);
+    }
+    return steps;
+  }
+
+  // gy as the kernel: where it lies if that is the order wanted, else copied to `to`.
+  Weights prepared(const Direct& direct, const Array& kernel, std::vector<char>& to) const {
+    const Sizes& sizes = direct.spec.kernel;
+    if (direct.turned() != Op::plain) {
+      if (direct.turned() == Op::channels && in_order(kernel, sizes)) return {nullptr, kernel.data};
+      to.resize(size_t(direct.turned_elements() * item_));
+      direct.turn(kernel, to.data());
+      return {nullptr, to.data()};
+    }
+    to.resize(size_t(product(sizes) * item_));
+    const int axes = int(sizes.size());
+    auto* floats = reinterpret_cast<float*>(to.data());
+    auto* doubles = reinterpret_cast<double*>(to.data());
+    switch (s_.type) {
+      case Type::float32:
+        copy_conjugated<float, 1>(kernel.data, kernel.strides, sizes.data(), axes, floats);
+        break;
+      case Type::float64:
+        copy_conjugated<double, 1>(kernel.data, kernel.strides, sizes.data(), axes, doubles);
+        break;
+      case Type::complex64:
+        copy_conjugated<float, 2>(kernel.data, kernel.strides, sizes.data(), axes, floats);
+        break;
+      default:
+        copy_conjugated<double, 2>(kernel.data, kernel.strides, sizes.data(), axes, doubles);
+    }
+    return {to.data(), nullptr};
+  }
+
+  // Whether a kernel (G, 1, b, positions...) lies as (b, positions..., G).
+  bool in_order(const Array& kernel, const Sizes& sizes) const {
+    if (sizes[1] != 1 || kernel.strides[0] != item_) return false;
+    ptrdiff_t step = sizes[0] * item_;
+    for (size_t a = sizes.size(); a-- > 2; step *= sizes[a]) {
+      if (sizes[a] > 1 && kernel.strides[a] != step) return false;
+    }
+    return true;
+  }
+
+  void meet(ptrdiff_t index) const {
+    const ptrdiff_t from = index * chunk, n = std::min(chunk, elements() - from);
+    char* to = total_ + from * item_;
+    std::memcpy(to, totals_.get() + from * item_, size_t(n * item_));
+    for (ptrdiff_t share = 1; share < shares_; ++share) {
+      add_reals(to, totals_.get() + (share * elements() + from) * item_, n);
+    }
+  }
+
+  const PositionSums& s_;
+  const Isa& isa_;
+  const Array x_, gy_;
+  const ptrdiff_t item_;
+  ptrdiff_t outputs_, inputs_, groups_, rest_;  // `rest_`: elements of one group's total
+  int lanes_;
+  Sizes counts_;  // of blocks along each axis
+  ptrdiff_t blocks_, shares_;
+  size_t memory_;  // of one block's Direct
+  std::unique_ptr<char[]> totals_;
+  char* total_ = nullptr;
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+};
+
+}  // namespace
+
+void PositionSums::check() const {
+  const size_t rank = taps.size();
+  auto refuse = [](const char* why) { throw std::invalid_argument(why); };
+  if (type != Type::float32 && type != Type::float64 && type != Type::complex64 &&
+      type != Type::complex128) {
+    refuse("sums over positions are of float32, float64, complex64 or complex128");
+  }
+  if (rank == 0 || x_shape.size() != 3 + rank || y_shape.size() != 3 + rank ||
+      stride.size() != rank || dilation.size() != rank || pad.size() != rank ||
+      block.size() != 2 + rank || shares < 1) {
+    refuse("shapes, stride, dilation, pad and block must fit the number of taps' axes");
+  }
+  if (x_shape[0] != y_shape[0] || x_shape[1] != y_shape[1]) refuse("x and gy do not fit");
+  for (const Sizes* sizes : {&x_shape, &y_shape, &taps, &stride, &dilation, &block}) {
+    for (const ptrdiff_t n : *sizes) {
+      if (n < 1) refuse("sizes must be at least 1");
+    }
+  }
+}
+
+int PositionSums::lanes(const Isa& isa) const {
+  const ptrdiff_t width = isa.vector_bytes / size_of(number_of(type));
+  const bool complex = type == Type::complex64 || type == Type::complex128;
+  if (!complex && 2 * y_shape[2] > width) return 1;
+  return !complex && y_shape[1] >= width ? 0 : 2;
+}
+
+bool PositionSums::run(const Isa& isa, Array x, Array gy, void* total, int workers,
+                       size_t max_memory, bool (*interrupted)()) const {
+  workers = std::max(workers, 1);
+  return Run(*this, isa, x, gy, workers, max_memory).run(total, workers, interrupted);
+}
+
+}  // namespace xconv
