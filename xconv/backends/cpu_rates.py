@@ -45,25 +45,27 @@ _AVX2: _Table = {
 }
 
 _AVX512: _Table = {
-    # Zen 5, two cores, NumPy 2.4, SciPy 1.17: two calibrations, 2026-11-26, times 0.62, which is
-    # what single calls after a pause reach (300 random problems of `xconv bench --suite regret`).
-    "calls": 7.4e4,
+    # Zen 5, two cores, NumPy 2.4, SciPy 1.17: fitted to what single calls took in 300 random
+    # problems (`xconv bench --suite regret`, 2026-11-26); the rest from two calibrations.
+    "calls": 5e4,
     "fft.calls": 1.5e4,
-    "native.calls": 1.4e5,
-    "native.bytes": 6.5e10,
-    "native.runs": 1.8e8,
-    "native.border": 2.4e8,
-    "passes.bytes": 3.1e9,
-    "fft.efficiency": 0.1,
+    "native.calls": 1.1e5,
+    "native.bytes": 3e10,
+    "native.runs": 2e8,
+    "native.border": 9e8,
+    "native.efficiency": 1.0,
+    "passes.bytes": 1.1e10,
+    "passes.efficiency": 1.0,
+    "fft.efficiency": 0.05,
     "gather.efficiency": 0.1,
     "spectral.efficiency": 0.1,
-    "native": (5.9e10, 3.2e10, 1.6e10, 9.3e9, 6e8, 1.2e8),
-    "passes": (3.1e10, 3.1e10, 8.7e9, 8.7e9, 6e8, 1.2e8),
+    "native": (8e10, 4.1e10, 2e10, 1e10, 6e8, 1.2e8),
+    "passes": (9.5e10, 5.8e10, 2.4e10, 1.4e10, 6e8, 1.2e8),
     "direct": (3.9e9, 2.2e9, 1.8e9, 9e8, 1.5e8, 3.8e7),
-    "fft": (7.2e9, 3.7e9, 4.6e9, 2e9, 7e7, 2e7),
-    "fft.large": (6.8e9, 3.5e9, 1.8e9, 1.55e9, 5e7, 1.3e7),
-    "spectral": (1e9, 1.2e9, 1.05e9, 1.1e9, 1.3e7, 3e6),
-    "gather": (2.2e9, 1.75e9, 8.6e8, 6.8e8, 2.8e7, 7.4e6),
+    "fft": (1.5e10, 7.5e9, 7.5e9, 3.7e9, 7e7, 2e7),
+    "fft.large": (8e9, 4.8e9, 4e9, 2.4e9, 5e7, 1.3e7),
+    "spectral": (1e9, 1.5e9, 1.05e9, 1.1e9, 1.3e7, 3e6),
+    "gather": (3e9, 2.1e9, 8.6e8, 6.8e8, 2.8e7, 7.4e6),
 }
 
 _DUCC = {"fft": (1.75, 2.2), "fft.large": (1.35, 1.75)}
