@@ -9,7 +9,7 @@ namespace {
 
 // In vector multiply-adds of one core, about 0.2 ns.  Measured on a Zen 3.
 constexpr double serial_work = 150e3;  // below, waking a thread costs about what it saves
-constexpr double move_work = 8;          // of a vector of outputs, beside its taps
+constexpr double move_work = 8;        // of a vector of outputs, beside its taps
 constexpr double most_work = 400e3, least_work = 4e3;  // of a block
 constexpr double most_layer_work = 16e6;               // its positions are few and long
 

@@ -89,8 +89,7 @@ const char* type_name(Type type) {
 }
 
 std::vector<KernelEntry> kernel_table(const Isa& isa) {
-  static const char* const op_names[ops] = {"rows",  "bank",     "plain",
-                                             "layer", "channels", "slide"};
+  static const char* const op_names[ops] = {"rows", "bank", "plain", "layer", "channels", "slide"};
   std::vector<KernelEntry> table;
   for (int a = 0; a < arithmetics; ++a) {
     for (int op = 0; op < ops; ++op) {

@@ -189,7 +189,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   const ptrdiff_t y_row = row_ < 0 ? 0 : y.step[row_] * real;
   auto compute_rows = [&](int rows, ptrdiff_t at, const char* x_at, char* y_at) {
     d_.isa.kernel[d_.arithmetic][int(op_)][rows - 1](tile, x_at + at * x_row, w, y_at + at * y_row,
-                                                    lanes);
+                                                     lanes);
   };
   auto everywhere = [&](auto&& compute_at) {
     const char* x_at = block.x;
