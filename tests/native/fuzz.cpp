@@ -24,6 +24,7 @@ using namespace xconv;
 
 namespace {
 
+using Complex = std::complex<double>;
 using Random = std::mt19937_64;
 
 ptrdiff_t pick(Random& random, std::initializer_list<ptrdiff_t> of) {
@@ -53,6 +54,12 @@ struct Memory {
     }
     bytes.resize(size_t(total));
     first = bytes.data() + offset;
+  }
+
+  char* at(const std::vector<ptrdiff_t>& index) const {
+    char* element = first;
+    for (size_t a = 0; a < index.size(); ++a) element += index[a] * strides[a];
+    return element;
   }
 };
 
@@ -139,6 +146,18 @@ void put_value(Type type, char* at, long value, long imaginary) {
 
 bool is_complex(Type type) { return type == Type::complex64 || type == Type::complex128; }
 
+// Small random values in all of an array; also in C order.
+std::vector<Complex> filled(Random& random, const Memory& memory,
+                            const std::vector<ptrdiff_t>& sizes, Type type) {
+  std::vector<Complex> values;
+  for (Walk walk(sizes);;) {
+    const long re = long(random() % 4), im = is_complex(type) ? long(random() % 4) : 0;
+    put_value(type, memory.at(walk.at), re, im);
+    values.emplace_back(type == Type::boolean ? double(re != 0) : double(re), double(im));
+    if (!walk.next()) return values;
+  }
+}
+
 bool one(uint64_t seed, const Isa& isa) {
   Random random(seed);
   Spec spec;
@@ -188,20 +207,8 @@ bool one(uint64_t seed, const Isa& isa) {
   Type fill_type = spec.y_type == Type::float16 ? Type::float32 : spec.y_type;
   put_value(fill_type, reinterpret_cast<char*>(spec.fill), fill, 0);
 
-  using Complex = std::complex<double>;
   Memory x(random, x_sizes, size_of(spec.x_type)), y(random, y_sizes, size_of(spec.y_type));
-  auto offset = [](const Memory& m, const std::vector<ptrdiff_t>& at) {
-    ptrdiff_t o = 0;
-    for (size_t a = 0; a < at.size(); ++a) o += at[a] * m.strides[a];
-    return o;
-  };
-  std::vector<Complex> x_values;
-  for (Walk walk(x_sizes);;) {
-    const long re = long(random() % 4), im = is_complex(spec.x_type) ? long(random() % 4) : 0;
-    put_value(spec.x_type, x.first + offset(x, walk.at), re, im);
-    x_values.emplace_back(spec.x_type == Type::boolean ? double(re != 0) : double(re), double(im));
-    if (!walk.next()) break;
-  }
+  const std::vector<Complex> x_values = filled(random, x, x_sizes, spec.x_type);
   Type w_type = fill_type;
   if (spec.kernel_is_real) w_type = w_type == Type::complex64 ? Type::float32 : Type::float64;
   ptrdiff_t w_count = 1;
@@ -254,7 +261,7 @@ bool one(uint64_t seed, const Isa& isa) {
     } else {
       put_value(spec.y_type, right, boolean ? sum != 0.0 : long(sum.real()), long(sum.imag()));
     }
-    if (std::memcmp(right, y.first + offset(y, out.at), size_t(size_of(spec.y_type))) != 0) {
+    if (std::memcmp(right, y.at(out.at), size_t(size_of(spec.y_type))) != 0) {
       std::fprintf(stderr, "seed %llu on %s: %s of %s is wrong\n", (unsigned long long)seed,
                    isa.name, type_name(spec.y_type), type_name(spec.x_type));
       return false;
@@ -266,7 +273,6 @@ bool one(uint64_t seed, const Isa& isa) {
 
 // The gradient by a kernel, with values that make every sum exact.
 bool sums_of(uint64_t seed, const Isa& isa) {
-  using Complex = std::complex<double>;
   Random random(seed);
   PositionSums sums;
   sums.type = Type(int(Type::float32) + int(random() % 4));
@@ -300,19 +306,8 @@ bool sums_of(uint64_t seed, const Isa& isa) {
 
   Memory x(random, sums.x_shape, size_of(sums.x_type)),
       gy(random, sums.y_shape, size_of(sums.type));
-  auto filled = [&](Memory& memory, const std::vector<ptrdiff_t>& shape, Type type) {
-    std::vector<Complex> values;
-    for (Walk walk(shape);;) {
-      const long re = long(random() % 4), im = is_complex(type) ? long(random() % 4) : 0;
-      ptrdiff_t at = 0;
-      for (size_t a = 0; a < shape.size(); ++a) at += walk.at[a] * memory.strides[a];
-      put_value(type, memory.first + at, re, im);
-      values.emplace_back(type == Type::boolean ? double(re != 0) : double(re), double(im));
-      if (!walk.next()) return values;
-    }
-  };
-  const std::vector<Complex> x_values = filled(x, sums.x_shape, sums.x_type);
-  const std::vector<Complex> gy_values = filled(gy, sums.y_shape, sums.type);
+  const std::vector<Complex> x_values = filled(random, x, sums.x_shape, sums.x_type);
+  const std::vector<Complex> gy_values = filled(random, gy, sums.y_shape, sums.type);
   auto index = [](const std::vector<ptrdiff_t>& at, const std::vector<ptrdiff_t>& shape) {
     ptrdiff_t i = 0;
     for (size_t a = 0; a < shape.size(); ++a) i = i * shape[a] + at[a];

@@ -148,10 +148,12 @@ Direct::Direct(Spec given, const Isa& isa_) : spec(std::move(given)), isa(isa_) 
   product(windows, 64 * 64);
 }
 
-Op Direct::turned() const {
-  if (isa.rows[arithmetic][int(Op::layer)] == 0 || reals > 1) return Op::plain;
-  if (2 * outputs > lanes_per_vector && number == Number(arithmetic)) return Op::layer;
-  return groups >= lanes_per_vector ? Op::channels : Op::plain;
+Op turned_op(const Isa& isa, Number number, ptrdiff_t groups, ptrdiff_t outputs) {
+  const bool half = number == Number::half;
+  const ptrdiff_t width = isa.vector_bytes / size_of(number);
+  if (isa.rows[int(half ? Number::float32 : number)][int(Op::layer)] == 0) return Op::plain;
+  if (2 * outputs > width && !half) return Op::layer;
+  return groups >= width ? Op::channels : Op::plain;
 }
 
 ptrdiff_t Direct::turned_elements() const {

@@ -57,6 +57,10 @@ Number number_of(Type result);
 ptrdiff_t size_of(Type type);
 ptrdiff_t size_of(Number number);  // of an accumulator's element
 
+// The order of weights that kernels may be given: with the kernels of a bank (Op::layer) or the
+// groups (Op::channels) as lanes of vectors; else Op::plain.
+Op turned_op(const Isa& isa, Number number, ptrdiff_t groups, ptrdiff_t outputs);
+
 // An axis that blocks are cut along: a batch axis, the groups (with one tap), or a spatial axis.
 struct Extent {
   ptrdiff_t outputs, inputs, taps, stride, dilation, pad;
@@ -70,9 +74,8 @@ class Direct {
   // Throws std::invalid_argument where the numbers do not make a convolution.
   Direct(Spec spec, const Isa& isa);
 
-  // Where the kernels of a bank may be lanes of vectors (Op::layer), or the groups (Op::channels),
-  // the weights are needed in another order too; else Op::plain, and no elements.
-  Op turned() const;
+  // Unless it is Op::plain, the weights are needed in that order too.
+  Op turned() const { return turned_op(isa, number, groups, outputs); }
   ptrdiff_t turned_elements() const;
   void turn(Array plain, void* turned) const;
 

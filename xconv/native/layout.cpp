@@ -141,10 +141,10 @@ int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   return -1;
 }
 
-// Lanes of `rows` rows.
-ptrdiff_t Traversal::run_length(int lane, int fold, ptrdiff_t rows) const {
+// Lanes of `rows` rows that are folded.
+ptrdiff_t Traversal::run_length(int lane, ptrdiff_t rows) const {
   const Loop& l = loops_[lane];
-  return fold < 0 ? l.outputs : (rows - 1) * l.window(l.outputs) + l.outputs;
+  return (rows - 1) * l.window(l.outputs) + l.outputs;
 }
 
 // Of rows with gaps between them: the gaps are not results, and must be inputs.
@@ -162,7 +162,7 @@ double Traversal::cost(int lane) const {
   const double length = double(lane == kernels_ ? d_.outputs : loops_[lane].outputs);
   const double run = length * double(fold < 0 ? 1 : loops_[fold].outputs);
   const double width = double(d_.lanes_per_vector);
-  const double computed = fold < 0 ? run : double(run_length(lane, fold, loops_[fold].outputs));
+  const double computed = fold < 0 ? run : double(run_length(lane, loops_[fold].outputs));
   const double vectors = double(ptrdiff_t((computed + width - 1) / width));
   restrict_folded(lane, fold, in_place, direct);
   double cost = double(d_.inputs * d_.outputs * d_.taps) * vectors / run;
@@ -218,11 +218,14 @@ void Traversal::choose(int lane) {
     Loop& kernels = loops_[kernels_];
     kernels.outputs = kernels.inside_to = lane == kernels_ ? d_.outputs : 1;
   }
-  in_place_ = lane_in_place(lane);
-  direct_ = lane_direct(lane);
-  fold_ = fold_for(lane, in_place_, direct_);
-  restrict_folded(lane, fold_, in_place_, direct_);
-  set_rows();
+  auto settle = [&](bool in_place) {
+    in_place_ = in_place;
+    direct_ = lane_direct(lane);
+    fold_ = fold_for(lane, in_place_, direct_);
+    restrict_folded(lane, fold_, in_place_, direct_);
+    set_rows();
+  };
+  settle(lane_in_place(lane));
   const double pages = pages_of_tile();
   const double most_pages = d_.isa.vector_bytes == 64 ? near_pages_512 : near_pages;
   bool aliased = false;
@@ -238,15 +241,10 @@ void Traversal::choose(int lane) {
   }
   if (in_place_ && (aliased || inside < least_inside ||
                     (pages > most_pages && pages > pages_per_tap * double(d_.inputs * d_.taps)))) {
-    in_place_ = false;
-    direct_ = lane_direct(lane);
-    fold_ = fold_for(lane, in_place_, direct_);
-    restrict_folded(lane, fold_, in_place_, direct_);
-    set_rows();
+    settle(false);
   }
   bool border = false;
-  const ptrdiff_t run =
-      fold_ < 0 ? loops_[lane].outputs : run_length(lane, fold_, loops_[fold_].outputs);
+  const ptrdiff_t run = run_length(lane, fold_ < 0 ? 1 : loops_[fold_].outputs);
   for (int a = 0; a < n_; ++a) {
     border |= loops_[a].inside_from > 0 || loops_[a].inside_to < loops_[a].outputs;
   }
@@ -404,7 +402,7 @@ void Traversal::set_slide() {
 
 // The inner table holds as many taps as its loop is worth being long for.
 void Traversal::set_tables() {
-  split_ = op_ == Op::rows || op_ == Op::slide ? row_ : n_;
+  split_ = shares_inputs() ? row_ : n_;
   flat_rows_ = 1;
   ptrdiff_t inner = 1;
   if (op_ == Op::rows) {

@@ -82,19 +82,17 @@ void copy_line(const Line& line, const char* from, char* to) {
 
 // n inputs of the lane axis, all of them the constant.
 void Traversal::fill_runs(ptrdiff_t n, char* to) const {
+  static constexpr unsigned char zeros[16] = {};
   const ptrdiff_t item = size_of(d_.number), stride = stride_along();
-  if (stride == 1) {
-    static constexpr unsigned char zeros[16] = {};
-    if (std::memcmp(d_.spec.fill, zeros, size_t(item)) == 0) {
-      std::memset(to, 0, size_t(n * item));
-      return;
+  const bool zero = std::memcmp(d_.spec.fill, zeros, size_t(item)) == 0;
+  for (ptrdiff_t residue = 0; residue < std::min(stride, n); ++residue) {
+    char* at = to + residue * packed_.phase * d_.real_bytes;
+    const ptrdiff_t count = ceil_div(n - residue, stride);
+    if (zero) {
+      std::memset(at, 0, size_t(count * item));
+    } else {
+      for (ptrdiff_t i = 0; i < count; ++i) std::memcpy(at + i * item, d_.spec.fill, size_t(item));
     }
-    for (ptrdiff_t i = 0; i < n; ++i) std::memcpy(to + i * item, d_.spec.fill, size_t(item));
-    return;
-  }
-  for (ptrdiff_t i = 0; i < n; ++i) {
-    char* at = to + i % stride * packed_.phase * d_.real_bytes + i / stride * item;
-    std::memcpy(at, d_.spec.fill, size_t(item));
   }
 }
 

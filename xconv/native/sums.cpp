@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "pool.h"
+#include "traversal.h"
 
 namespace xconv {
 namespace {
@@ -16,9 +17,9 @@ using Sizes = PositionSums::Sizes;
 
 constexpr ptrdiff_t chunk = 4096;  // elements of the total that are added up at a time
 
-ptrdiff_t product(const Sizes& sizes, size_t from = 0) {
+ptrdiff_t product(const Sizes& sizes) {
   ptrdiff_t n = 1;
-  for (size_t a = from; a < sizes.size(); ++a) n *= sizes[a];
+  for (const ptrdiff_t size : sizes) n *= size;
   return n;
 }
 
@@ -56,7 +57,7 @@ class Run {
     lanes_ = s_.lanes(isa);
     for (size_t a = 0; a < s_.block.size(); ++a) {
       const ptrdiff_t size = s_.y_shape[a < 2 ? a : a + 1];
-      counts_.push_back((size + s_.block[a] - 1) / s_.block[a]);
+      counts_.push_back(ceil_div(size, s_.block[a]));
     }
     blocks_ = product(counts_);
     shares_ = std::min(s_.shares, blocks_);
@@ -72,7 +73,7 @@ class Run {
     if (!run_loop(adding, workers)) return false;
     if (failure_) std::rethrow_exception(failure_);
     const ParallelLoop meeting{
-        (elements() + chunk - 1) / chunk,
+        ceil_div(elements(), chunk),
         [](void* self, int, ptrdiff_t i) { static_cast<Run*>(self)->meet(i); }, this, nullptr};
     return run_loop(meeting, workers);
   }
@@ -252,10 +253,8 @@ void PositionSums::check() const {
 }
 
 int PositionSums::lanes(const Isa& isa) const {
-  const ptrdiff_t width = isa.vector_bytes / size_of(number_of(type));
-  const bool complex = type == Type::complex64 || type == Type::complex128;
-  if (!complex && 2 * y_shape[2] > width) return 1;
-  return !complex && y_shape[1] >= width ? 0 : 2;
+  const Op op = turned_op(isa, number_of(type), y_shape[1], y_shape[2]);
+  return op == Op::layer ? 1 : op == Op::channels ? 0 : 2;
 }
 
 bool PositionSums::run(const Isa& isa, Array x, Array gy, void* total, int workers,

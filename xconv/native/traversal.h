@@ -73,7 +73,7 @@ class Traversal {
   void set_layout(size_t max_memory);
   double cost(int lane) const;
   int fold_for(int lane, bool in_place, bool direct) const;
-  ptrdiff_t run_length(int lane, int fold, ptrdiff_t rows) const;
+  ptrdiff_t run_length(int lane, ptrdiff_t rows) const;
   void restrict_folded(int lane, int fold, bool& in_place, bool& direct) const;
   bool lane_in_place(int lane) const;
   bool lane_direct(int lane) const;
@@ -81,6 +81,8 @@ class Traversal {
   void choose(int lane);
   bool may_be_lane(int a) const;
   bool is_turned() const { return op_ == Op::layer || op_ == Op::channels || op_ == Op::slide; }
+  // Between rows: the taps along them are in neither of a Tile's tables.
+  bool shares_inputs() const { return op_ == Op::rows || op_ == Op::slide; }
   void set_rows();
   void set_turned_rows();
   void set_slide();
@@ -96,7 +98,7 @@ class Traversal {
   // One block.
   void task(int worker, ptrdiff_t index);
   ptrdiff_t lanes_of(const Block& block) const {
-    return fold_ < 0 ? block.length[lane_] : run_length(lane_, fold_, block.length[fold_]);
+    return fold_ < 0 ? block.length[lane_] : run_length(lane_, block.length[fold_]);
   }
   void compute(const Block& block, const View& x, const View& y, int kernel, int kernels) const;
   ptrdiff_t stride_along() const { return op_ == Op::layer ? 1 : loops_[along_].stride; }
