@@ -52,6 +52,58 @@ inline void copy_row(const char* from, char* to, ptrdiff_t bytes) {
   std::memcpy(to + bytes - step, from + bytes - step, step);
 }
 
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, V{__VA_ARGS__})
+#endif
+
+// 16 bytes of each of as many lines as these are elements, transposed.
+void transpose_square(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step,
+                      uint32_t) {
+  typedef uint32_t V __attribute__((vector_size(16)));
+  V in[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&in[i], from + i * from_step, 16);
+  const V low0 = SHUFFLE(in[0], in[1], 0, 4, 1, 5), high0 = SHUFFLE(in[0], in[1], 2, 6, 3, 7);
+  const V low1 = SHUFFLE(in[2], in[3], 0, 4, 1, 5), high1 = SHUFFLE(in[2], in[3], 2, 6, 3, 7);
+  const V out[4] = {SHUFFLE(low0, low1, 0, 1, 4, 5), SHUFFLE(low0, low1, 2, 3, 6, 7),
+                    SHUFFLE(high0, high1, 0, 1, 4, 5), SHUFFLE(high0, high1, 2, 3, 6, 7)};
+  for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_step, &out[i], 16);
+}
+
+void transpose_square(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step,
+                      uint64_t) {
+  typedef uint64_t V __attribute__((vector_size(16)));
+  V a, b;
+  std::memcpy(&a, from, 16);
+  std::memcpy(&b, from + from_step, 16);
+  const V first = SHUFFLE(a, b, 0, 2), second = SHUFFLE(a, b, 1, 3);
+  std::memcpy(to, &first, 16);
+  std::memcpy(to + to_step, &second, 16);
+}
+
+// Of n lines of contiguous elements, element i of each to line i.
+template <class Bits>
+void transpose(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step, ptrdiff_t n,
+               ptrdiff_t elements) {
+  constexpr ptrdiff_t item = sizeof(Bits), side = 16 / item, line = 64 / item;
+  for (ptrdiff_t first = 0; first < elements; first += line) {  // what is read together
+    const ptrdiff_t end = std::min(first + line, elements);
+    for (ptrdiff_t i = 0; i < n; i += side) {
+      const char* source = from + i * from_step;
+      char* target = to + i * item;
+      ptrdiff_t c = first;
+      for (; i + side <= n && c + side <= end; c += side)
+        transpose_square(source + c * item, from_step, target + c * to_step, to_step, Bits());
+      for (; c < end; ++c) {
+        for (ptrdiff_t k = 0; k < std::min(side, n - i); ++k) {
+          std::memcpy(target + c * to_step + k * item, source + k * from_step + c * item, item);
+        }
+      }
+    }
+  }
+}
+
 // A line of elements that are copied as they are, of which those from `low` to `high` lie in the
 // image, one after the other.
 struct Line {
@@ -107,13 +159,23 @@ void Traversal::pad_runs(ptrdiff_t n, char* to) const {
   }
 }
 
+// n elements `stride` bytes apart to a run, and those next to them to the other lines.
+void Traversal::load_runs(const char* from, ptrdiff_t stride, char* to, ptrdiff_t n,
+                          const Lines& lines) const {
+  if (lines.count == 1) {
+    d_.isa.load[int(d_.spec.x_type)][int(d_.number)](from, stride, to, n);
+  } else {
+    const auto copy = size_of(d_.number) == 4 ? transpose<uint32_t> : transpose<uint64_t>;
+    copy(from, stride, to, lines.step, n, lines.count);
+  }
+}
+
 // The n inputs of the lane axis from `first` on (which may lie outside): residue classes modulo
 // the stride go to different places, so that a tap's inputs are contiguous.
 void Traversal::pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, const char* from,
-                         char* to) const {
+                         char* to, const Lines& lines) const {
   const Loop& lane = loops_[along_];
   const ptrdiff_t item = size_of(d_.number), stride = stride_along();
-  const Load load = d_.isa.load[int(d_.spec.x_type)][int(d_.number)];
   for (ptrdiff_t residue = 0; residue < std::min(stride, n); ++residue) {
     char* at = to + residue * packed_.phase * d_.real_bytes;
     auto up = [&](ptrdiff_t k) { return k <= 0 ? 0 : stride == 1 ? k : (k + stride - 1) / stride; };
@@ -125,15 +187,17 @@ void Traversal::pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, con
       for (; i < end; ++i) {
         const ptrdiff_t offset = map[residue + i * stride];
         if (offset == nowhere) {
-          std::memcpy(at + i * item, d_.spec.fill, size_t(item));
+          for (ptrdiff_t k = 0; k < lines.count; ++k)
+            std::memcpy(at + k * lines.step + i * item, d_.spec.fill, size_t(item));
         } else {
-          load(from + offset, 0, at + i * item, 1);
+          load_runs(from + offset, 0, at + i * item, 1, lines);
         }
       }
     };
     outside(0, low);
     if (low < high) {
-      load(from + (begin + low * stride) * lane.x, lane.x * stride, at + low * item, high - low);
+      load_runs(from + (begin + low * stride) * lane.x, lane.x * stride, at + low * item,
+                high - low, lines);
     }
     outside(high, count);
   }
@@ -155,7 +219,6 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
     maps += window[a];
   }
   const Loop& lane = loops_[along_];
-  const Load load = d_.isa.load[int(d_.spec.x_type)][int(d_.number)];
   const ptrdiff_t lanes = lane.window(block.length[along_]);
   const ptrdiff_t lane_first = block.from[along_] * lane.stride - lane.pad;
   const bool simple = stride_along() == 1 && lane_first >= 0 && lane_first + lanes <= lane.inputs;
@@ -168,11 +231,23 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
   // A run shorter than a vector is computed on what follows it: that must be numbers.
   const bool padded = block.length[lane_] < d_.lanes_per_vector && packed_.phase > 0;
 
+  // Where the runs' inputs are not next to each other and those along another axis are: all of them
+  // at once.
+  Lines lines = {1, 0};
+  int crossed = -1;
+  for (int a = 0; a < n_ && exact_x_ && copy && lane.x != item; ++a) {
+    const ptrdiff_t last = window[a] - 1, first = map[a][0];
+    if (a == along_ || a == lane_ || a == fold_ || last == 0 || loops_[a].x != item) continue;
+    if (first == nowhere || map[a][last] != first + last * item) continue;
+    crossed = a;
+    lines = {last + 1, packed_.step[a] * real};
+  }
+
   // The axes but the lanes; the last of them, the fold where there is one, is the inner loop.
   int walked[max_loops], walks = 0;
   ptrdiff_t position[max_loops] = {};
   for (int a = 0; a < n_; ++a) {
-    if (a != along_ && a != lane_ && a != fold_) walked[walks++] = a;
+    if (a != along_ && a != lane_ && a != fold_ && a != crossed) walked[walks++] = a;
   }
   const int inner = fold_ >= 0 ? fold_ : walks > 0 ? walked[--walks] : -1;
   static constexpr ptrdiff_t origin[1] = {0};
@@ -192,9 +267,10 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
       if (inside) source += offset;
       at += position[k] * packed_.step[walked[k]] * real;
     }
+    if (crossed >= 0 && inside) source += map[crossed][0];
     for (ptrdiff_t u = 0; u < inner_count; ++u, at += inner_step) {
       if (!inside || inner_map[u] == nowhere) {
-        fill_runs(lanes, at);
+        for (ptrdiff_t k = 0; k < lines.count; ++k) fill_runs(lanes, at + k * lines.step);
       } else if (simple) {
         const char* from = x_.data + source + inner_map[u] + lane_first * lane.x;
         ptrdiff_t runs = 1;
@@ -204,15 +280,15 @@ void Traversal::pack(const Block& block, char* to, ptrdiff_t* maps) const {
             ++runs;
           }
         }
-        load(from, lane.x, at, runs * lanes);
+        load_runs(from, lane.x, at, runs * lanes, lines);
         u += runs - 1;
         at += (runs - 1) * inner_step;
       } else if (exact && copy) {
         copy(line, x_.data + source + inner_map[u], at);
       } else {
-        pack_run(map[along_], lane_first, lanes, x_.data + source + inner_map[u], at);
+        pack_run(map[along_], lane_first, lanes, x_.data + source + inner_map[u], at, lines);
       }
-      if (padded) pad_runs(lanes, at);
+      for (ptrdiff_t k = 0; padded && k < lines.count; ++k) pad_runs(lanes, at + k * lines.step);
     }
     int k = walks - 1;
     while (k >= 0 && ++position[k] == window[walked[k]]) position[k--] = 0;

@@ -66,6 +66,11 @@ class Traversal {
     char *x, *y;  // of the first window and output, in the user's memory or in scratch
   };
 
+  // Runs of packed inputs that are filled at once, and the bytes from one to the next.
+  struct Lines {
+    ptrdiff_t count, step;
+  };
+
   explicit Traversal(const Direct& direct);
 
   // Choices, in this order.
@@ -103,8 +108,10 @@ class Traversal {
   void compute(const Block& block, const View& x, const View& y, int kernel, int kernels) const;
   ptrdiff_t stride_along() const { return op_ == Op::layer ? 1 : loops_[along_].stride; }
   void pack(const Block& block, char* to, ptrdiff_t* maps) const;
-  void pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, const char* from,
-                char* to) const;
+  void load_runs(const char* from, ptrdiff_t stride, char* to, ptrdiff_t n,
+                 const Lines& lines) const;
+  void pack_run(const ptrdiff_t* map, ptrdiff_t first, ptrdiff_t n, const char* from, char* to,
+                const Lines& lines) const;
   void fill_runs(ptrdiff_t n, char* to) const;
   void pad_runs(ptrdiff_t n, char* to) const;
   void scatter(const Block& block, const char* from, int kernels) const;
