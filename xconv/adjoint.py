@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,6 +88,18 @@ def transpose_convolve(
     return input_gradient(Spec(tuple(shape), y.dtype), k, y, op, **options)
 
 
+class _Phase(NamedTuple):
+    """One of the correlations that make up the adjoint."""
+
+    at: tuple[slice, ...]
+    """Where its result goes."""
+    crop: tuple[slice, ...]
+    """The part of gy that it reads."""
+    padding: tuple[tuple[int, int], ...]
+    taps: tuple[slice, ...]
+    dilation: tuple[int, ...]
+
+
 class _Forward:
     """The call whose gradients are wanted."""
 
@@ -105,13 +117,16 @@ class _Forward:
         weights = backend.weights(p, k, gy)
         source = view(gy, p.views[2], backend.namespace(gy))
         constant = p.boundary == "constant"
-        before = [low if constant else 0 for low, _ in p.padding]
-        size = [
+        before = tuple(low if constant else 0 for low, _ in p.padding)
+        size = tuple(
             n if constant else n + low + high
             for n, (low, high) in zip(p.size, p.padding, strict=True)
-        ]
-        result = backend.full((*p.batch, p.groups, p.inputs, *size), 0, p.dtype, source)
-        for at, crop, padding, taps, dilation in _phases(p, before, size):
+        )
+        phases = _phases(before, size, p.output, p.kernel, p.stride, p.dilation)
+        everywhere = len(phases) == math.prod(map(min, p.stride, size))
+        shape = (*p.batch, p.groups, p.inputs, *size)
+        result = backend.full(shape, None if everywhere else 0, p.dtype, source)
+        for at, crop, padding, taps, dilation in phases:
             kernel = weights[(..., *taps)]
             backwards = tuple(range(3, 3 + p.spatial))
             kernel = backend.flip(backend.swap(kernel, 1, 2), backwards)
@@ -263,20 +278,19 @@ def _plan(
     return Plan(problem, backend, method, limits)
 
 
+@lru_cache(256)
 def _phases(
-    p: Problem, before: Sequence[int], size: Sequence[int]
-) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...], Any, tuple[slice, ...], tuple[int, ...]]]:
-    """The correlations that make up the adjoint, one for each residue modulo the stride.
-
-    Each is (where its result goes, which part of gy it reads, padding of that, taps, dilation).
-    """
-    per_axis = [
-        list(_axis_phases(*args))
-        for args in zip(before, size, p.output, p.kernel, p.stride, p.dilation, strict=True)
-    ]
-    for phase in product(*per_axis):
-        at, crop, padding, taps, dilation = zip(*phase, strict=True)
-        yield at, crop, padding, taps, dilation
+    before: tuple[int, ...],
+    size: tuple[int, ...],
+    outputs: tuple[int, ...],
+    taps: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> list[_Phase]:
+    """The correlations that make up the adjoint, one for each residue modulo the stride."""
+    arguments = zip(before, size, outputs, taps, stride, dilation, strict=True)
+    per_axis = [list(_axis_phases(*of_axis)) for of_axis in arguments]
+    return [_Phase(*zip(*phase, strict=True)) for phase in product(*per_axis)]
 
 
 def _axis_phases(

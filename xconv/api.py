@@ -235,7 +235,7 @@ def plan_on(
                 f"tune=True times methods with a kernel, and k is {k}; pass the kernel's array "
                 "(x may be a Spec)"
             )
-        shared.explain()  # raises here if the method wanted is refused
+        _ = shared.method  # raises here if the method wanted is refused
         return shared
     like = kernel if isinstance(x, Spec) else x
     bound = partial(Plan, shared.problem, backend, shared.wanted, shared.limits, kernel, like)

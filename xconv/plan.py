@@ -80,7 +80,7 @@ class Plan:
     @property
     def method(self) -> str:
         """Name of the method that runs, or would for a kernel of which nothing is known."""
-        return self._choice()[0].method.name
+        return (self._settled or self._choice()[0]).method.name
 
     @property
     def candidates(self) -> tuple[planner.Candidate, ...]:

@@ -204,9 +204,12 @@ class Backend:
                 x, source = xp.astype(x, getattr(xp, target)), target
         return x
 
-    def full(self, shape: tuple[int, ...], value: complex, dtype: str, like: Any) -> Any:
+    def full(self, shape: tuple[int, ...], value: complex | None, dtype: str, like: Any) -> Any:
+        """Filled with `value`; with anything where that is None."""
         xp = self.namespace(like)
         device = array_api_compat.device(like)
+        if value is None:
+            return xp.empty(shape, dtype=getattr(xp, dtype), device=device)
         value = bool(value) if dtype == "bool" else value
         return xp.full(shape, value, dtype=getattr(xp, dtype), device=device)
 

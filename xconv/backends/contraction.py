@@ -80,9 +80,13 @@ class _Sums:
         """That of a block (lead axes, then output axes)."""
         p = self.problem
         sizes = (*p.batch, p.groups, *p.output)
-        # Groups last: they may be lanes.
-        order = [*range(self.lead), *range(self.lead + 1, len(sizes)), self.lead]
+        order = [*range(self.lead), *range(self.lead + 1, len(sizes))]
+        # Groups last where they may be lanes.
+        order.insert(self.lead if self.lanes_are_positions() else len(order), self.lead)
         return cut(sizes, order, self.nbytes, limits, limits.block, floors(p))
+
+    def lanes_are_positions(self) -> bool:
+        return False
 
     @staticmethod
     def shares(size: int, limits: Limits) -> int:
@@ -120,6 +124,11 @@ class _Correlation(_Sums):
                 for index in np.ndindex(gy.shape[: max(self.lead - 1, 0)])
             ),
         )
+
+    def lanes_are_positions(self) -> bool:
+        p, item = self.problem, self.dtype.itemsize
+        contiguous = self.x.strides[-1] == self.gy.strides[-1] == item
+        return contiguous and p.inputs == self.outputs == p.stride[-1] == 1
 
     def nbytes(self, shape: Sequence[int]) -> int:
         p = self.problem

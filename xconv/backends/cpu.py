@@ -134,12 +134,16 @@ class CPUBackend(Backend):
             x = x.astype(np.dtype(target), copy=False, order="K")
         return x
 
-    def full(self, shape: tuple[int, ...], value: complex, dtype: str, like: Any) -> np.ndarray:
-        """Filled with `value`, in the memory order of `like`."""
+    def full(
+        self, shape: tuple[int, ...], value: complex | None, dtype: str, like: Any
+    ) -> np.ndarray:
+        """In the memory order of `like`."""
         order = np.argsort([-abs(s) for s in like.strides], kind="stable")
         sizes = [shape[i] for i in order]
-        # The system gives zeros without writing them.
-        padded = np.full(sizes, value, np.dtype(dtype)) if value else np.zeros(sizes, dtype)
+        if value is None:
+            padded = np.empty(sizes, dtype)
+        else:  # the system may give zeros without writing them
+            padded = np.full(sizes, value, np.dtype(dtype)) if value else np.zeros(sizes, dtype)
         return padded.transpose(np.argsort(order))
 
     def weighted_sum(self, terms: Iterable[tuple[Any, Any]], dtype: str) -> Any:

@@ -177,7 +177,9 @@ class CUDABackend(Backend):
                 "of the batch at a time"
             ) from error
 
-    def full(self, shape: tuple[int, ...], value: complex, dtype: str, like: Any) -> Any:
+    def full(self, shape: tuple[int, ...], value: complex | None, dtype: str, like: Any) -> Any:
+        if value is None:
+            return self.device.xp.empty(shape, dtype=np.dtype(dtype))
         value = bool(value) if dtype == "bool" else value
         return self.device.xp.full(shape, value, dtype=np.dtype(dtype))
 

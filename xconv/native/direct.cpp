@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "transpose.h"
 #include "traversal.h"
 
 namespace xconv {
@@ -183,7 +184,11 @@ void Direct::turn(Array plain, void* turned_) const {
       for (ptrdiff_t l = 0; l < count; ++l) std::memcpy(target + l * 8, from + l * lane_step, 8);
     }
   };
-  const int rank = int(spec.kernel.size());
+  // The last axes, where they are one run of memory.
+  int rank = int(spec.kernel.size());
+  ptrdiff_t run = 1;
+  while (rank > 2 && (spec.kernel[size_t(rank) - 1] == 1 || plain.strides[rank - 1] == run * item))
+    run *= spec.kernel[size_t(--rank)];
   for (ptrdiff_t e = 0; e < others; ++e) {
     for (ptrdiff_t first = 0; first < lanes; first += width) {
       const ptrdiff_t count = std::min(width, lanes - first);
@@ -191,8 +196,12 @@ void Direct::turn(Array plain, void* turned_) const {
       char* target =
           to + (layer ? (e * padded_outputs + first) * n : e * n * groups + first) * item;
       ptrdiff_t position[max_axes] = {};
-      for (ptrdiff_t t = 0; t < n; ++t, target += step * item) {
-        copy_lanes(from, target, count);
+      for (ptrdiff_t t = 0; t < n; t += run, target += run * step * item) {
+        if (run == 1) {
+          copy_lanes(from, target, count);
+        } else {
+          transpose(item, from, lane_step, target, step * item, count, run);
+        }
         for (int a = rank - 1; a >= 2; --a) {
           from += plain.strides[a];
           if (++position[a] < spec.kernel[size_t(a)]) break;

@@ -45,7 +45,8 @@ struct Spec {
 // Contiguous, of the accumulator's type (the real one where kernel_is_real).
 struct Weights {                 // either may be null, not both
   const void* plain;             // G, O, I, spatial...
-  const void* turned = nullptr;  // from Direct::turn
+  const void* turned = nullptr;  // from Direct::turn, unless there is a
+  ptrdiff_t row = 0;  // elements from one tap to the next: the lanes of each are contiguous there
 };
 
 // The scratch allowed does not hold the smallest block.

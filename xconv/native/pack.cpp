@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "transpose.h"
 #include "traversal.h"
 
 namespace xconv {
@@ -50,58 +51,6 @@ inline void copy_row(const char* from, char* to, ptrdiff_t bytes) {
   }
   for (ptrdiff_t i = 0; i < bytes - step; i += step) std::memcpy(to + i, from + i, step);
   std::memcpy(to + bytes - step, from + bytes - step, step);
-}
-
-#if defined(__clang__)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, V{__VA_ARGS__})
-#endif
-
-// 16 bytes of each of as many lines as these are elements, transposed.
-void transpose_square(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step,
-                      uint32_t) {
-  typedef uint32_t V __attribute__((vector_size(16)));
-  V in[4];
-  for (int i = 0; i < 4; ++i) std::memcpy(&in[i], from + i * from_step, 16);
-  const V low0 = SHUFFLE(in[0], in[1], 0, 4, 1, 5), high0 = SHUFFLE(in[0], in[1], 2, 6, 3, 7);
-  const V low1 = SHUFFLE(in[2], in[3], 0, 4, 1, 5), high1 = SHUFFLE(in[2], in[3], 2, 6, 3, 7);
-  const V out[4] = {SHUFFLE(low0, low1, 0, 1, 4, 5), SHUFFLE(low0, low1, 2, 3, 6, 7),
-                    SHUFFLE(high0, high1, 0, 1, 4, 5), SHUFFLE(high0, high1, 2, 3, 6, 7)};
-  for (int i = 0; i < 4; ++i) std::memcpy(to + i * to_step, &out[i], 16);
-}
-
-void transpose_square(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step,
-                      uint64_t) {
-  typedef uint64_t V __attribute__((vector_size(16)));
-  V a, b;
-  std::memcpy(&a, from, 16);
-  std::memcpy(&b, from + from_step, 16);
-  const V first = SHUFFLE(a, b, 0, 2), second = SHUFFLE(a, b, 1, 3);
-  std::memcpy(to, &first, 16);
-  std::memcpy(to + to_step, &second, 16);
-}
-
-// Of n lines of contiguous elements, element i of each to line i.
-template <class Bits>
-void transpose(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step, ptrdiff_t n,
-               ptrdiff_t elements) {
-  constexpr ptrdiff_t item = sizeof(Bits), side = 16 / item, line = 64 / item;
-  for (ptrdiff_t first = 0; first < elements; first += line) {  // what is read together
-    const ptrdiff_t end = std::min(first + line, elements);
-    for (ptrdiff_t i = 0; i < n; i += side) {
-      const char* source = from + i * from_step;
-      char* target = to + i * item;
-      ptrdiff_t c = first;
-      for (; i + side <= n && c + side <= end; c += side)
-        transpose_square(source + c * item, from_step, target + c * to_step, to_step, Bits());
-      for (; c < end; ++c) {
-        for (ptrdiff_t k = 0; k < std::min(side, n - i); ++k) {
-          std::memcpy(target + c * to_step + k * item, source + k * from_step + c * item, item);
-        }
-      }
-    }
-  }
 }
 
 // A line of elements that are copied as they are, of which those from `low` to `high` lie in the
@@ -165,8 +114,7 @@ void Traversal::load_runs(const char* from, ptrdiff_t stride, char* to, ptrdiff_
   if (lines.count == 1) {
     d_.isa.load[int(d_.spec.x_type)][int(d_.number)](from, stride, to, n);
   } else {
-    const auto copy = size_of(d_.number) == 4 ? transpose<uint32_t> : transpose<uint64_t>;
-    copy(from, stride, to, lines.step, n, lines.count);
+    transpose(size_of(d_.number), from, stride, to, lines.step, n, lines.count);
   }
 }
 

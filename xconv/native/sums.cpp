@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "lane_sums.h"
 #include "pool.h"
 #include "traversal.h"
 
@@ -55,6 +56,8 @@ class Run {
     groups_ = s_.y_shape[1];
     rest_ = outputs_ * inputs_ * product(s_.taps);
     lanes_ = s_.lanes(isa);
+    const Number number = number_of(sums.type);
+    widest_ = isa.vector_bytes / item_ * isa.vectors[int(number)][int(Op::layer)];
     for (size_t a = 0; a < s_.block.size(); ++a) {
       const ptrdiff_t size = s_.y_shape[a < 2 ? a : a + 1];
       counts_.push_back(ceil_div(size, s_.block[a]));
@@ -108,6 +111,8 @@ class Run {
       from[a] = index % counts_[a] * s_.block[a];
       size[a] = std::min(s_.block[a], s_.y_shape[a < 2 ? a : a + 1] - from[a]);
     }
+    if (lanes_ != 1 && add_lane_sums(s_, isa_, x_, gy_, from, size, total, strides(groups_)))
+      return;
     Spec spec;
     spec.x_type = s_.x_type;
     spec.y_type = s_.type;
@@ -170,7 +175,8 @@ class Run {
   Weights prepared(const Direct& direct, const Array& kernel, std::vector<char>& to) const {
     const Sizes& sizes = direct.spec.kernel;
     if (direct.turned() != Op::plain) {
-      if (direct.turned() == Op::channels && in_order(kernel, sizes)) return {nullptr, kernel.data};
+      const ptrdiff_t row = row_of(direct, kernel);
+      if (row > 0) return {nullptr, kernel.data, row};
       to.resize(size_t(direct.turned_elements() * item_));
       direct.turn(kernel, to.data());
       return {nullptr, to.data()};
@@ -195,14 +201,22 @@ class Run {
     return {to.data(), nullptr};
   }
 
-  // Whether a kernel (G, 1, b, positions...) lies as (b, positions..., G).
-  bool in_order(const Array& kernel, const Sizes& sizes) const {
-    if (sizes[1] != 1 || kernel.strides[0] != item_) return false;
-    ptrdiff_t step = sizes[0] * item_;
-    for (size_t a = sizes.size(); a-- > 2; step *= sizes[a]) {
-      if (sizes[a] > 1 && kernel.strides[a] != step) return false;
+  // Elements from the lanes of one tap of the kernel to those of the next, if they lie like that.
+  ptrdiff_t row_of(const Direct& direct, const Array& kernel) const {
+    const Sizes& sizes = direct.spec.kernel;
+    const bool layer = direct.turned() == Op::layer;
+    const ptrdiff_t others = sizes[layer ? 0 : 1], lanes = sizes[layer ? 1 : 0];
+    if (kernel.strides[layer ? 1 : 0] != item_ || others != 1) return 0;
+    if (layer && (lanes != direct.padded_outputs || lanes > widest_)) return 0;
+    ptrdiff_t row = 0, next = 0;
+    for (size_t a = sizes.size(); a-- > 2;) {
+      if (sizes[a] == 1) continue;
+      if (row == 0) row = next = kernel.strides[a];
+      if (kernel.strides[a] != next) return 0;
+      next *= sizes[a];
     }
-    return true;
+    row /= item_;
+    return row == 0 ? lanes : row >= lanes ? row : 0;
   }
 
   void meet(ptrdiff_t index) const {
@@ -220,7 +234,8 @@ class Run {
   const ptrdiff_t item_;
   ptrdiff_t outputs_, inputs_, groups_, rest_;  // `rest_`: elements of one group's total
   int lanes_;
-  Sizes counts_;  // of blocks along each axis
+  ptrdiff_t widest_;  // lanes of a tile whose lanes are kernels
+  Sizes counts_;      // of blocks along each axis
   ptrdiff_t blocks_, shares_;
   size_t memory_;  // of one block's Direct
   std::unique_ptr<char[]> totals_;

@@ -22,6 +22,7 @@ Traversal::Traversal(const Direct& direct, Array x, Weights w, Array y, int work
       y_(y),
       w_(static_cast<const char*>(w.plain)),
       turned_w_(static_cast<const char*>(w.turned)),
+      turned_row_(w.row),
       workers_(workers) {
   set_loops();
   set_layout(max_memory);
@@ -155,13 +156,13 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.add = false;
   if (op_ == Op::layer) {
     w = turned_w_ + group * d_.padded_outputs * per_kernel * weight;
-    tile.w_row = d_.lanes_per_vector;
-    tile.w_lane = per_kernel;
+    tile.w_row = turned_row_ > 0 ? turned_row_ : d_.lanes_per_vector;
+    tile.w_lane = turned_row_ > 0 ? 1 : per_kernel;
     lanes = d_.padded_outputs;
   } else if (is_turned()) {
-    w = turned_w_ + kernel * per_kernel * d_.groups * weight;
-    tile.w_row = d_.groups;
+    tile.w_row = turned_row_ > 0 ? turned_row_ : d_.groups;
     tile.w_lane = 1;
+    w = turned_w_ + kernel * per_kernel * tile.w_row * weight;
   }
 
   int walked[max_loops], walks = 0;

@@ -121,6 +121,7 @@ class Traversal {
   const Op turned_ = Op::plain;  // which weights there are beside the plain ones
   Array x_, y_;
   const char *w_ = nullptr, *turned_w_ = nullptr;
+  ptrdiff_t turned_row_ = 0;  // as Weights::row
   int workers_;
 
   Loop loops_[max_loops];
