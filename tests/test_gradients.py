@@ -188,6 +188,67 @@ def test_kernel_gradient_in_blocks(
         assert (result == again).all()
 
 
+FEW_CHANNELS = [
+    # Of batch, channels, kernels, sizes, taps, stride, dilation, groups: sums of windows in 1-D,
+    # 2-D and 3-D, whose lines overlap, leave gaps, and end within the padding.
+    (2, 1, 20, (41,), (5,), 1, 1, 1), (2, 3, 16, (50,), (4,), 3, 2, 1),
+    (3, 3, 16, (21, 30), (7, 7), 2, 1, 1), (1, 2, 17, (9, 40), (3, 2), 4, 1, 1),
+    (2, 4, 32, (19, 18), (3, 3), 1, 2, 2), (1, 1, 16, (6, 7, 9), (3, 3, 2), 2, 1, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", FEW_CHANNELS)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("max_memory", [None, 5_000_000, 100_000])
+def test_input_gradient_of_few_channels(
+    layer: tuple, channels_last: bool, max_memory: int | None
+) -> None:
+    """PyTorch's, and the same bits for any number of workers and whatever the memory."""
+    n, c, o, size, taps, stride, dilation, groups = layer
+    rank = len(size)
+    torch.manual_seed(0)
+    x = torch.randn((n, c, *size), dtype=torch.float64, requires_grad=True)
+    k = torch.randn((o, c // groups, *taps), dtype=torch.float64)
+    conv = getattr(torch.nn.functional, f"conv{rank}d")
+    y = conv(x, k, stride=stride, padding=1, dilation=dilation, groups=groups)
+    gy = torch.randn(y.shape, dtype=torch.float64)
+    y.backward(gy)
+    right, gy, letters = x.grad.numpy(), gy.numpy(), "DHW"[3 - rank :]
+    options = {
+        "layout": f"NC{letters}", "kernel_layout": f"OI{letters}", "out_layout": f"NO{letters}",
+        "mode": ((1, 1),) * rank, "stride": stride, "dilation": dilation, "groups": groups,
+    }  # fmt: skip
+    if channels_last:
+        gy, right = np.ascontiguousarray(np.moveaxis(gy, 1, -1)), np.moveaxis(right, 1, -1)
+        options["layout"], options["out_layout"] = f"N{letters}C", f"N{letters}O"
+    one, three = (
+        xconv.input_gradient(
+            xconv.Spec(right.shape, "f8"), k.numpy(), gy, "correlate", workers=workers,
+            max_memory=max_memory, **options,
+        )
+        for workers in (1, 3)
+    )  # fmt: skip
+    # Sums of at most o * taps products of values below 5, rounded on both sides.
+    terms = o * np.prod(taps)
+    assert np.abs(one - right).max() <= 2 * terms * np.finfo(float).eps * terms * 25
+    if max_memory != 100_000:  # which one worker's sums of windows fit in, and three's do not
+        assert one.tobytes() == three.tobytes()
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "mirror", "nearest", "wrap"])
+def test_input_gradient_of_few_channels_beyond_the_edge(boundary: str) -> None:
+    x, k = RNG.standard_normal((3, 1, 12, 40)), RNG.standard_normal((16, 1, 3, 4))
+    options = {"layout": "NCHW", "kernel_layout": "OIHW", "out_layout": "NOHW", "stride": 2,
+               "mode": ((1, 3), (2, 1)), "boundary": boundary}  # fmt: skip
+    y = xconv.convolve(x, k, **options)
+    gy = like(y)
+    gx = xconv.input_gradient(x, k, gy, **options)
+    # The adjoint identity, to the rounding of `rounding`.
+    allowed = 3 * (k.size + y.size + x.size) * np.finfo(float).eps
+    allowed *= np.abs(gy).sum() * np.abs(k).sum() * np.abs(x).max()
+    assert abs(np.vdot(gx, x) - np.vdot(gy, y)) <= allowed
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_reaches_only_the_taps_that_meet_it(stride: int, bad: float) -> None:

@@ -36,6 +36,18 @@ def position_sums(
     workers: int,
     max_memory: int,
 ) -> None: ...
+def window_sums(
+    gx: NDArray[Any],
+    gy: NDArray[Any],
+    weights: NDArray[Any],
+    dtype: str,
+    taps: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    pad_lo: Sequence[int],
+    workers: int,
+    max_memory: int,
+) -> None: ...
 
 class Direct:
     def __init__(

@@ -19,6 +19,7 @@
 #include "direct.h"
 #include "dispatch.h"
 #include "sums.h"
+#include "window_sums.h"
 
 using namespace xconv;
 
@@ -271,35 +272,49 @@ bool one(uint64_t seed, const Isa& isa) {
   return true;
 }
 
+size_t index(const std::vector<ptrdiff_t>& at, const std::vector<ptrdiff_t>& shape) {
+  ptrdiff_t i = 0;
+  for (size_t a = 0; a < shape.size(); ++a) i = i * shape[a] + at[a];
+  return size_t(i);
+}
+
+// A spatial axis of a PositionSums or WindowSums.
+template <class Sums>
+void add_axis(Random& random, Sums& sums, ptrdiff_t most) {
+  const auto n = ptrdiff_t(1 + random() % size_t(most)), k = ptrdiff_t(1 + random() % 3);
+  const ptrdiff_t stride = pick(random, {1, 1, 2}), dilation = pick(random, {1, 1, 2});
+  const ptrdiff_t extent = (k - 1) * dilation + 1, low = pick(random, {0, extent / 2, extent});
+  const ptrdiff_t high = std::max(pick(random, {0, extent / 2}), extent - n - low);
+  sums.x_shape.push_back(n);
+  sums.y_shape.push_back((n + low + high - extent) / stride + 1);
+  sums.taps.push_back(k);
+  sums.stride.push_back(stride);
+  sums.dilation.push_back(dilation);
+  sums.pad.push_back(low);
+}
+
 // The gradient by a kernel, with values that make every sum exact.
 bool sums_of(uint64_t seed, const Isa& isa) {
   Random random(seed);
   PositionSums sums;
   sums.type = Type(int(Type::float32) + int(random() % 4));
   do {
-    sums.x_type = Type(random() % types);
+    sums.x_type = random() % 2 ? sums.type : Type(random() % types);
   } while (!isa.load[int(sums.x_type)][int(number_of(sums.type))]);
-  sums.boundary = Boundary(random() % 5);
-  put_value(sums.type, reinterpret_cast<char*>(sums.fill), 2, 0);
+  sums.boundary = random() % 2 ? Boundary::constant : Boundary(random() % 5);
+  const long fill = pick(random, {0, 2});
+  put_value(sums.type, reinterpret_cast<char*>(sums.fill), fill, 0);
   const size_t rank = 1 + random() % 2;
   const bool many = random() % 3 == 0;
-  sums.x_shape = {pick(random, {1, 2, 5}), pick(random, {1, many ? 19 : 2}), pick(random, {1, 3})};
+  sums.x_shape = {pick(random, {1, 2, 5}), pick(random, {1, many ? 19 : 2, many ? 32 : 1}),
+                  pick(random, {1, 3})};
   sums.y_shape = {sums.x_shape[0], sums.x_shape[1], pick(random, {1, many ? 11 : 2})};
-  sums.block = {pick(random, {1, 3}), pick(random, {1, 5, 19})};
+  sums.block = {pick(random, {1, 3}), pick(random, {1, 5, 16, 32})};
   std::vector<ptrdiff_t> total_shape = {sums.y_shape[1], sums.y_shape[2], sums.x_shape[2]};
   for (size_t s = 0; s < rank; ++s) {
-    const auto n = ptrdiff_t(1 + random() % 17), k = ptrdiff_t(1 + random() % 3);
-    const ptrdiff_t stride = pick(random, {1, 1, 2}), dilation = pick(random, {1, 1, 2});
-    const ptrdiff_t extent = (k - 1) * dilation + 1, low = pick(random, {0, extent / 2, extent});
-    const ptrdiff_t high = std::max(pick(random, {0, extent / 2}), extent - n - low);
-    sums.x_shape.push_back(n);
-    sums.y_shape.push_back((n + low + high - extent) / stride + 1);
-    sums.taps.push_back(k);
-    sums.stride.push_back(stride);
-    sums.dilation.push_back(dilation);
-    sums.pad.push_back(low);
+    add_axis(random, sums, pick(random, {17, s + 1 == rank ? 75 : 17}));
     sums.block.push_back(pick(random, {1, 4, 30}));
-    total_shape.push_back(k);
+    total_shape.push_back(sums.taps.back());
   }
   sums.shares = pick(random, {1, 3});
   sums.check();
@@ -308,12 +323,6 @@ bool sums_of(uint64_t seed, const Isa& isa) {
       gy(random, sums.y_shape, size_of(sums.type));
   const std::vector<Complex> x_values = filled(random, x, sums.x_shape, sums.x_type);
   const std::vector<Complex> gy_values = filled(random, gy, sums.y_shape, sums.type);
-  auto index = [](const std::vector<ptrdiff_t>& at, const std::vector<ptrdiff_t>& shape) {
-    ptrdiff_t i = 0;
-    for (size_t a = 0; a < shape.size(); ++a) i = i * shape[a] + at[a];
-    return size_t(i);
-  };
-
   const auto lanes = size_t(sums.lanes(isa));
   std::vector<size_t> order;  // of the total's axes in memory
   for (size_t a = 0; a < total_shape.size(); ++a) {
@@ -343,7 +352,7 @@ bool sums_of(uint64_t seed, const Isa& isa) {
         from[3 + s] = continued(i, sums.x_shape[3 + s], sums.boundary);
         outside |= from[3 + s] < 0;
       }
-      const Complex value = outside ? Complex(2) : x_values[index(from, sums.x_shape)];
+      const Complex value = outside ? Complex(double(fill)) : x_values[index(from, sums.x_shape)];
       sum += value * std::conj(gy_values[index(to, sums.y_shape)]);
       if (!p.next()) break;
     }
@@ -362,6 +371,70 @@ bool sums_of(uint64_t seed, const Isa& isa) {
   }
 }
 
+// The gradient by images, with values that make every sum exact.
+bool windows_of(uint64_t seed, const Isa& isa) {
+  Random random(seed);
+  WindowSums sums;
+  sums.type = random() % 2 ? Type::float32 : Type::float64;
+  sums.x_shape = {pick(random, {1, 3}), pick(random, {1, 2}), pick(random, {1, 3, 5})};
+  sums.y_shape = {sums.x_shape[0], sums.x_shape[1], pick(random, {1, 7, 19})};
+  const size_t rank = 1 + random() % 3;
+  for (size_t s = 0; s < rank; ++s) add_axis(random, sums, rank == 3 ? 7 : 19);
+  sums.check();
+  Memory gx(random, sums.x_shape, size_of(sums.type)), gy(random, sums.y_shape, size_of(sums.type));
+  const std::vector<Complex> gy_values = filled(random, gy, sums.y_shape, sums.type);
+  std::vector<ptrdiff_t> w_shape = {sums.y_shape[1], sums.y_shape[2]};
+  w_shape.insert(w_shape.end(), sums.taps.begin(), sums.taps.end());
+  w_shape.push_back(sums.x_shape[2]);
+  size_t count = 1;
+  for (const ptrdiff_t n : w_shape) count *= size_t(n);
+  const auto item = size_t(size_of(sums.type));
+  std::vector<char> w(count * item);
+  std::vector<double> w_values(count);
+  for (size_t i = 0; i < count; ++i) {
+    w_values[i] = double(long(random() % 7) - 3);
+    put_value(sums.type, w.data() + i * item, long(w_values[i]), 0);
+  }
+  const int workers = int(pick(random, {1, 2, 3}));
+  try {
+    sums.run(isa, {gx.first, gx.strides.data()}, {gy.first, gy.strides.data()}, w.data(), workers,
+             size_t(pick(random, {1 << 21, 1 << 26})), nullptr);
+  } catch (const ScratchError&) {
+    return true;
+  }
+
+  std::vector<double> right(1);
+  for (const ptrdiff_t n : sums.x_shape) right.resize(right.size() * size_t(n));
+  std::vector<ptrdiff_t> of_window(w_shape.begin() + 2, w_shape.end());  // taps, I
+  for (Walk p(sums.y_shape);;) {
+    for (Walk t(of_window);;) {
+      std::vector<ptrdiff_t> at = {p.at[0], p.at[1], t.at[rank]}, tap = {p.at[1], p.at[2]};
+      bool outside = false;
+      for (size_t s = 0; s < rank; ++s) {
+        at.push_back(p.at[3 + s] * sums.stride[s] + t.at[s] * sums.dilation[s] - sums.pad[s]);
+        outside |= at.back() < 0 || at.back() >= sums.x_shape[3 + s];
+      }
+      tap.insert(tap.end(), t.at.begin(), t.at.end());
+      if (!outside) {
+        right[index(at, sums.x_shape)] +=
+            gy_values[index(p.at, sums.y_shape)].real() * w_values[index(tap, w_shape)];
+      }
+      if (!t.next()) break;
+    }
+    if (!p.next()) break;
+  }
+  for (Walk q(sums.x_shape);;) {
+    char wanted[16] = {};
+    put_value(sums.type, wanted, long(right[index(q.at, sums.x_shape)]), 0);
+    if (std::memcmp(wanted, gx.at(q.at), item) != 0) {
+      std::fprintf(stderr, "seed %llu on %s: sums over windows of %s are wrong\n",
+                   (unsigned long long)seed, isa.name, type_name(sums.type));
+      return false;
+    }
+    if (!q.next()) return true;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -375,7 +448,7 @@ int main(int argc, char** argv) {
     do {
       const uint64_t n = next++;
       for (const Isa* isa : available_isas()) {
-        if (!one(n, *isa) || !sums_of(n, *isa)) failed = true;
+        if (!one(n, *isa) || !sums_of(n, *isa) || !windows_of(n, *isa)) failed = true;
       }
     } while (!failed &&
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <

@@ -278,6 +278,23 @@ class Backend:
         """
         return None
 
+    def input_sums(
+        self,
+        problem: Problem,
+        weights: Any,
+        gy: Any,
+        gx: Any,
+        before: Sequence[int],
+        limits: Limits,
+    ) -> bool:
+        """Whether gx[b, g, i, q] was set to the sums of gy[b, g, o, p] weights[g, o, i, t] over
+        all p*s + t*d - before = q.
+
+        All arrays are canonical.  False, with nothing done, where the backend has no faster way
+        than correlations of `gy` with every s-th tap.
+        """
+        return False
+
     def cut_order(self, x: Any, problem: Problem) -> Sequence[int]:
         """Axes of (batch..., G, spatial...), those to cut into blocks first at the front."""
         return range(len(problem.batch) + 1 + problem.spatial)

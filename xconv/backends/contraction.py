@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["kernel_sums"]
 
-_NEAR = 192 * 1024
+_NEAR = 320 * 1024
 """Bytes of a block of the compiled core, unless its sums are more: they stay in near caches."""
 _SHARES = 4 << 20
 """Bytes of all sums that the core deals blocks to."""

@@ -23,7 +23,7 @@ from .transforms import KeptFFT, ducc_version, forward, inverse
 
 try:
     from .. import _native
-    from .native import NativeDirect, NativeSeparable
+    from .native import NativeDirect, NativeSeparable, window_sums
 except ImportError as error:
     _native_missing: str | None = str(error)
     _compiled: tuple[Method, ...] = ()
@@ -184,6 +184,17 @@ class CPUBackend(Backend):
         self, problem: Problem, x: np.ndarray, gy: np.ndarray, limits: Limits
     ) -> np.ndarray:
         return kernel_sums(self, problem, x, gy, limits)
+
+    def input_sums(
+        self,
+        problem: Problem,
+        weights: np.ndarray,
+        gy: np.ndarray,
+        gx: np.ndarray,
+        before: Sequence[int],
+        limits: Limits,
+    ) -> bool:
+        return _native_missing is None and window_sums(problem, weights, gy, gx, before, limits)
 
     def cut_order(self, x: np.ndarray, problem: Problem) -> Sequence[int]:
         """The axis with the longest stride first, so that blocks hold whole inner runs."""

@@ -25,7 +25,7 @@ from ..problem import BOUNDARIES, Problem, Work, itemsize
 if TYPE_CHECKING:
     from .base import Backend
 
-__all__ = ["NativeDirect", "NativeSeparable", "position_sums"]
+__all__ = ["NativeDirect", "NativeSeparable", "position_sums", "window_sums"]
 
 DTYPES = frozenset(
     f"{kind}{bits}"
@@ -206,6 +206,37 @@ def position_sums(
         limits.max_memory,
     )
     return np.moveaxis(total, -1, lanes)
+
+
+_FEWEST = 16
+"""Kernels from which products with all taps at once cost more than to add them up."""
+
+
+def window_sums(
+    problem: Problem,
+    weights: np.ndarray,
+    gy: np.ndarray,
+    gx: np.ndarray,
+    before: Sequence[int],
+    limits: Limits,
+) -> bool:
+    """`Backend.input_sums` for images of few channels: lanes are taps, not channels."""
+    p, width = problem, 64 // itemsize(problem.dtype)
+    fitting = p.dtype in ("float32", "float64")
+    if not fitting or p.inputs >= width or p.outputs < _FEWEST or 0 in gy.shape or 0 in gx.shape:
+        return False
+    turned = np.ascontiguousarray(np.moveaxis(weights, 2, -1), p.dtype)
+    lead = len(p.batch)
+    gx, gy = (a if lead else a[None] for a in (gx, gy))
+    try:
+        for index in np.ndindex(gy.shape[: max(lead - 1, 0)]):
+            _native.window_sums(
+                gx[index], gy[index].astype(p.dtype, copy=False), turned, p.dtype, p.kernel,
+                p.stride, p.dilation, before, limits.workers, limits.max_memory,
+            )  # fmt: skip
+    except MemoryError:
+        return False
+    return True
 
 
 class NativeSeparable(Separable):

@@ -49,3 +49,7 @@ class StreamedBackend(CPUBackend):
     def kernel_sums(self, problem: Problem, x: Any, gy: Any, limits: Limits) -> Any:
         """None: the device computes what the CPU has a way of its own for."""
         return None
+
+    def input_sums(self, *arguments: Any) -> bool:
+        """False, for the same reason."""
+        return False

@@ -134,7 +134,7 @@ int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   for (int a = n_ - 1; a >= (convolved ? images : 0); --a) {
     const Loop& f = loops_[a];
     if (a == lane || a == group_ || a == channels_ || a == kernels_ || f.stride != 1) continue;
-    if (in_place && f.x != l.x * l.inputs) continue;
+    if (in_place && f.x != l.x * (convolved ? l.window(l.outputs) : l.inputs)) continue;
     if (direct && !convolved && f.y != l.y * l.outputs) continue;
     return a;
   }

@@ -17,6 +17,7 @@
 #include "dispatch.h"
 #include "pool.h"
 #include "sums.h"
+#include "window_sums.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -274,6 +275,34 @@ void position_sums(nb::handle x, nb::handle gy, nb::handle total, const std::str
   if (!completed) throw nb::python_error();
 }
 
+void window_sums(nb::handle gx, nb::handle gy, nb::handle weights, const std::string& dtype,
+                 const Sizes& taps, const Sizes& stride, const Sizes& dilation, const Sizes& pad_lo,
+                 int workers, ptrdiff_t max_memory) {
+  const Buffer to(gx, "gx", PyBUF_STRIDES | PyBUF_WRITABLE), from(gy, "gy", PyBUF_STRIDES);
+  const Buffer kernel(weights, "weights", PyBUF_C_CONTIGUOUS);
+  WindowSums sums;
+  sums.type = parse_type(dtype);
+  for (const Buffer* buffer : {&to, &from, &kernel}) buffer->check_type(sums.type);
+  sums.x_shape = to.shape();
+  sums.y_shape = from.shape();
+  sums.taps = taps;
+  sums.stride = stride;
+  sums.dilation = dilation;
+  sums.pad = pad_lo;
+  sums.check();
+  Sizes wanted = {sums.y_shape[1], sums.y_shape[2]};
+  wanted.insert(wanted.end(), taps.begin(), taps.end());
+  wanted.push_back(sums.x_shape[2]);
+  kernel.check_shape(wanted);
+  bool completed;
+  {
+    const nb::gil_scoped_release released;
+    completed = sums.run(chosen_isa(), to.array(), from.array(), kernel.data(), workers,
+                         size_t(max_memory < 0 ? 0 : max_memory), interrupted);
+  }
+  if (!completed) throw nb::python_error();
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -342,6 +371,8 @@ NB_MODULE(_native, m) {
   m.def("position_sums", position_sums, "x"_a, "gy"_a, "total"_a, "x_dtype"_a, "dtype"_a, "taps"_a,
         "stride"_a, "dilation"_a, "pad_lo"_a, "boundary"_a, "cval"_a, "block"_a, "shares"_a,
         "workers"_a, "max_memory"_a);
+  m.def("window_sums", window_sums, "gx"_a, "gy"_a, "weights"_a, "dtype"_a, "taps"_a, "stride"_a,
+        "dilation"_a, "pad_lo"_a, "workers"_a, "max_memory"_a);
   m.def("cpu_count", cpu_count,
         "The CPUs that this process may use: affinity, control group, XCONV_NUM_THREADS.");
   m.def("fma_peak", fma_peak, "dtype"_a, "seconds"_a,
