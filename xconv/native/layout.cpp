@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <string>
+#include <utility>
 
 #include "traversal.h"
 
@@ -257,7 +258,9 @@ void Traversal::choose(int lane) {
   along_ = lane_;
   if (op_ == Op::layer) {
     auto step = [&](int a) { return loops_[a].inputs > 1 ? std::abs(loops_[a].x) : PTRDIFF_MAX; };
-    std::stable_sort(other_, other_ + others_, [&](int a, int b) { return step(a) < step(b); });
+    // Not stable_sort, which brings a function of libstdc++ 12 that newer compilers warn of.
+    std::sort(other_, other_ + others_,
+              [&](int a, int b) { return std::pair(step(a), b) < std::pair(step(b), a); });
     along_ = other_[0];
   }
 }
