@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy import ndimage
 
+pytest.importorskip("xconv._native", reason="the compiled core is not built")
+
 from xconv import _native
 
 from .case import (

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("xconv._native", reason="the compiled core is not built")
+
 from xconv import _native
 
 from .case import Case, assert_right
