@@ -124,6 +124,34 @@ def test_the_same_plan_from_several_threads() -> None:
     assert results == [True] * 40
 
 
+def test_new_problems_from_several_threads() -> None:
+    """Nothing is prepared yet: threads fill the caches at once, in different orders."""
+    problems = [
+        (RNG.standard_normal((2 + i % 3, 21 + i, 23)), RNG.standard_normal((3 + i % 5, 3)), method)
+        for i in range(12)
+        for method in ("direct", "fft", "auto")
+    ]
+    start, results = threading.Barrier(4), [{}, {}, {}, {}]
+
+    def compute(i: int) -> np.ndarray:
+        x, k, method = problems[i]
+        return xconv.convolve(x, k, mode="same", method=method)
+
+    def work(thread: int) -> None:
+        start.wait()
+        for i in np.roll(range(len(problems)), 2 * thread):
+            results[thread][i] = compute(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(len(problems)):
+        right = compute(i)
+        assert all(np.array_equal(found[i], right) for found in results)
+
+
 def test_arguments_that_only_look_alike_have_plans_of_their_own() -> None:
     """True, 1 and 1.0 are equal in Python, and so are 0.0 and -0.0."""
     x, k = np.zeros((5, 6)), np.ones((3, 3))

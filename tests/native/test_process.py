@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -125,6 +126,16 @@ def test_threads_at_once() -> None:
         assert not thread.is_alive()
     assert wrong == []
     assert_right(problem, right)
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="Python with its global lock"
+)
+def test_the_global_lock_stays_off() -> None:
+    """Importing a module that does not say that it can do without turns it on."""
+    code = "import sys, xconv; from xconv import _native; print(sys._is_gil_enabled())"
+    done = python(code, PYTHON_GIL="")
+    assert (done.stdout, done.stderr) == ("False\n", "")
 
 
 FORK = """
