@@ -26,8 +26,10 @@ HOPELESS = 20.0
 """A method predicted to take this many times the chosen one's seconds is not timed."""
 
 
-def problems(count: int, seed: int = 20261124) -> list[Case]:
+def problems(count: int, seed: int = 20261126) -> list[Case]:
     """Random problems: one to three axes, both dtypes, all layouts, K 2 to 255, N 1 to 10,000.
+
+    The planner's default rates for AVX-512 were fitted to those of another seed, 20261124.
 
     >>> [p.x for p in problems(2)] == [p.x for p in problems(3)][:2]
     True
