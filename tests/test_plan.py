@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import xconv
+from xconv.methods import separable
 
 RNG = np.random.default_rng(0)
 
@@ -172,3 +173,31 @@ def test_axis_minus_one_is_not_axis_minus_two() -> None:
     first = xconv.convolve(x, k, axes=-2)
     assert last.shape == (6, 8)
     assert first.shape == (8, 6)
+
+
+def test_a_kernel_is_examined_again_only_when_its_values_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plain calls share a plan that looks for low rank; the kernel may be written to meanwhile."""
+    examined = []
+    examine = separable.Separable.examine
+
+    def counted(self: object, problem: object, kernel: np.ndarray) -> object:
+        examined.append(kernel.copy())
+        return examine(self, problem, kernel)
+
+    monkeypatch.setattr(separable.Separable, "examine", counted)
+    x, k = RNG.standard_normal((3, 70, 71)), np.ones((17, 16))
+    found = [xconv.convolve(x, k, mode="same", method="separable") for _ in range(3)]
+    assert len(examined) == 1
+    k[3, 4] = 2.0
+    found.append(xconv.convolve(x, k, mode="same", method="separable"))
+    assert len(examined) == 2
+    k[3, 4] = 1.0
+    found.append(xconv.convolve(x, k, mode="same", method="separable"))
+    assert [one[..., 3, 4].item() for one in examined] == [1, 2, 1]
+    assert all(np.array_equal(found[0], found[i]) for i in (1, 2, 4))
+    right = xconv.convolve(x, k, mode="same", method="direct")
+    # Sums of 272 products of values below 5, rounded on both sides.
+    assert np.abs(found[0] - right).max() <= 2 * 272 * np.finfo(float).eps * 272 * 5
+    assert not np.array_equal(found[3], found[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +66,7 @@ class Plan:
             and not times
             else None
         )
+        self._facts: tuple[bytes, dict[Method, Any]] = b"", {}
         self._bound: tuple[planner.Row, Any] | None = None
         if kernel is not None:  # and whoever gave it may write to it later
             kernel = kernel.copy() if isinstance(kernel, np.ndarray) else backend.copy(kernel)
@@ -151,9 +152,21 @@ class Plan:
             rows, self.wanted, self.problem, self.backend.rates, self.limits, examine, self._times
         )
 
-    def _examine(self, kernel: Any) -> Any:
+    def _examine(self, kernel: Any) -> Callable[[Method], Any]:
+        """What methods find out about the kernel; of the same values once."""
         host = view(self.backend.to_numpy(kernel), self.problem.views[1], np)
-        return lambda method: method.examine(self.problem, host)
+        values = host.tobytes()
+        before, facts = self._facts
+        if before != values:
+            facts = {}
+            self._facts = values, facts
+
+        def examine(method: Method) -> Any:
+            if method not in facts:
+                facts[method] = method.examine(self.problem, host)
+            return facts[method]
+
+        return examine
 
     def _examined(self, kernel: Any) -> tuple[planner.Row, ...]:
         """All rows with what the kernel's values tell."""
