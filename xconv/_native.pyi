@@ -36,6 +36,7 @@ def position_sums(
     workers: int,
     max_memory: int,
 ) -> None: ...
+def vector_bytes() -> int: ...
 def window_sums(
     gx: NDArray[Any],
     gy: NDArray[Any],

@@ -209,7 +209,7 @@ def position_sums(
 
 
 _FEWEST = 16
-"""Kernels from which products with all taps at once cost more than to add them up."""
+"""Kernels below which adding the products up costs more than the products."""
 
 
 def window_sums(
@@ -220,16 +220,20 @@ def window_sums(
     before: Sequence[int],
     limits: Limits,
 ) -> bool:
-    """`Backend.input_sums` for images of few channels: lanes are taps, not channels."""
-    p, width = problem, 64 // itemsize(problem.dtype)
-    fitting = p.dtype in ("float32", "float64")
-    if not fitting or p.inputs >= width or p.outputs < _FEWEST or 0 in gy.shape or 0 in gx.shape:
+    """`Backend.input_sums` of images whose channels would not fill vectors; their taps do."""
+    p = problem
+    if (
+        p.dtype not in ("float32", "float64")
+        or p.inputs * itemsize(p.dtype) >= _native.vector_bytes()
+        or p.outputs < _FEWEST
+        or 0 in gy.shape
+        or 0 in gx.shape
+    ):
         return False
     turned = np.ascontiguousarray(np.moveaxis(weights, 2, -1), p.dtype)
-    lead = len(p.batch)
-    gx, gy = (a if lead else a[None] for a in (gx, gy))
+    gx, gy = (a if p.batch else a[None] for a in (gx, gy))
     try:
-        for index in np.ndindex(gy.shape[: max(lead - 1, 0)]):
+        for index in np.ndindex(gy.shape[: max(len(p.batch) - 1, 0)]):
             _native.window_sums(
                 gx[index], gy[index].astype(p.dtype, copy=False), turned, p.dtype, p.kernel,
                 p.stride, p.dilation, before, limits.workers, limits.max_memory,

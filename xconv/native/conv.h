@@ -91,6 +91,7 @@ struct Tile {
   bool add;                // of these: to what is in y already
   ptrdiff_t runs;          // of outputs, at least one
   ptrdiff_t x_run, y_run;  // from one to the next
+  bool far;                // inputs of `rows` are in no near cache: they are asked for early
   bool across;             // the tiles at one place of all runs, then the next: runs share inputs
 };
 

@@ -373,6 +373,7 @@ NB_MODULE(_native, m) {
         "workers"_a, "max_memory"_a);
   m.def("window_sums", window_sums, "gx"_a, "gy"_a, "weights"_a, "dtype"_a, "taps"_a, "stride"_a,
         "dilation"_a, "pad_lo"_a, "workers"_a, "max_memory"_a);
+  m.def("vector_bytes", [] { return chosen_isa().vector_bytes; });
   m.def("cpu_count", cpu_count,
         "The CPUs that this process may use: affinity, control group, XCONV_NUM_THREADS.");
   m.def("fma_peak", fma_peak, "dtype"_a, "seconds"_a,

@@ -8,7 +8,9 @@ namespace xconv {
 
 namespace {
 
-constexpr ptrdiff_t near_weights = 24 * 1024;  // bytes: most of a small first-level cache
+// In bytes.
+constexpr ptrdiff_t near_weights = 24 * 1024;  // most of a small first-level cache
+constexpr double near_inputs = 1024 * 1024;    // a second-level cache
 
 }  // namespace
 
@@ -27,6 +29,9 @@ Traversal::Traversal(const Direct& direct, Array x, Weights w, Array y, int work
   set_loops();
   set_layout(max_memory);
   set_blocks(max_memory);
+  double inputs = double(size_of(d_.number));
+  for (int a = 0; a < n_; ++a) inputs *= double(loops_[a].inputs);
+  far_ = inputs > near_inputs;
   if (in_place_) fill_tables(user_, false);
   if (needs_scratch_) fill_tables(packed_, true);
 }
@@ -154,6 +159,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.y_row = row_ < 0 ? y.kernel : spacing_ * y.step[row_];
   tile.w_row = per_kernel;
   tile.add = false;
+  tile.far = far_ && &x == &user_;
   if (op_ == Op::layer) {
     w = turned_w_ + group * d_.padded_outputs * per_kernel * weight;
     tile.w_row = turned_row_ > 0 ? turned_row_ : d_.lanes_per_vector;
