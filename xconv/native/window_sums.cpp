@@ -24,7 +24,6 @@ ptrdiff_t product(const Sizes& sizes, size_t from = 0) {
   return n;
 }
 
-// Short runs: without a call, 16 bytes at a time.
 template <class Real>
 inline void add_run(char* to, const char* from, ptrdiff_t n) {
   auto* a = reinterpret_cast<Real*>(to);
@@ -47,9 +46,7 @@ class Run {
     // Lines along the last axis, of all channels: gx itself where they are contiguous in it.
     const ptrdiff_t* steps = gx_.strides;
     in_place_ = (inputs_ == 1 || steps[2] == item_) && steps[2 + rank_] == inputs_ * item_;
-    line_ = rank_ > 1 ? s_.x_shape[2 + rank_] * inputs_ * item_ : inputs_ * item_;
-    ptrdiff_t slice = line_;  // of gx, per element of the first axis
-    for (size_t a = 1; a + 1 < rank_; ++a) slice *= s_.x_shape[3 + a];
+    const ptrdiff_t slice = product(s_.x_shape, 4) * inputs_ * item_;  // of gx's first axis
     const ptrdiff_t positions = product(s_.y_shape, 4) * padded_ * item_;
     slice_ = std::clamp(image_bytes / slice, ptrdiff_t(1), s_.x_shape[3]);
     rows_ = std::clamp(product_bytes / positions, ptrdiff_t(1), s_.y_shape[3]);
@@ -275,7 +272,6 @@ class Run {
   size_t rank_;
   ptrdiff_t inputs_, outputs_, windows_, padded_;  // taps of all channels; whole vectors of them
   bool in_place_;
-  ptrdiff_t line_;
   ptrdiff_t slice_, slices_, rows_;  // of gx, and of positions, along the first axis
   size_t product_size_, scratch_, memory_;
   std::unique_ptr<char[]> scratch_memory_;
