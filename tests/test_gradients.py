@@ -249,6 +249,22 @@ def test_input_gradient_of_few_channels_beyond_the_edge(boundary: str) -> None:
     assert abs(np.vdot(gx, x) - np.vdot(gy, y)) <= allowed
 
 
+def test_kernel_gradient_of_records_with_a_flag() -> None:
+    """Kernels that are contiguous, at positions that lie no whole number of elements apart."""
+    x, gy = RNG.standard_normal((2, 9, 11, 1)), RNG.standard_normal((2, 7, 9, 16))
+    records = np.zeros((2, 7, 9), [("gy", "f8", 16), ("flag", "u1")])
+    records["gy"] = gy
+    packed, right = (
+        xconv.kernel_gradient(
+            x, xconv.Spec((3, 3, 1, 16)), a, "correlate", layout="NHWC", kernel_layout="HWIO",
+            mode="valid",
+        )
+        for a in (records["gy"], gy)
+    )  # fmt: skip
+    # Sums of 2 * 7 * 9 products of values below 5, rounded on both sides.
+    assert np.abs(packed - right).max() <= 2 * 126 * np.finfo(float).eps * 126 * 25
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_nan_reaches_only_the_taps_that_meet_it(stride: int, bad: float) -> None:

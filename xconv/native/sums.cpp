@@ -215,8 +215,8 @@ class Run {
       if (kernel.strides[a] != next) return 0;
       next *= sizes[a];
     }
-    row /= item_;
-    return row == 0 ? lanes : row >= lanes ? row : 0;
+    if (row == 0) return lanes;
+    return row % item_ == 0 && row / item_ >= lanes ? row / item_ : 0;
   }
 
   void meet(ptrdiff_t index) const {
