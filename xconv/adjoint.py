@@ -127,7 +127,7 @@ class _Forward:
         shape = (*p.batch, p.groups, p.inputs, *size)
         result = backend.full(shape, None if everywhere else 0, p.dtype, source)
         if backend.input_sums(p, weights, source, result, before, self.limits):
-            phases = []
+            phases = ()
         for at, crop, padding, taps, dilation in phases:
             kernel = weights[(..., *taps)]
             backwards = tuple(range(3, 3 + p.spatial))
@@ -288,11 +288,11 @@ def _phases(
     taps: tuple[int, ...],
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
-) -> list[_Phase]:
+) -> tuple[_Phase, ...]:
     """The correlations that make up the adjoint, one for each residue modulo the stride."""
     arguments = zip(before, size, outputs, taps, stride, dilation, strict=True)
     per_axis = [list(_axis_phases(*of_axis)) for of_axis in arguments]
-    return [_Phase(*zip(*phase, strict=True)) for phase in product(*per_axis)]
+    return tuple(_Phase(*zip(*phase, strict=True)) for phase in product(*per_axis))
 
 
 def _axis_phases(

@@ -198,6 +198,19 @@ bool interrupted() {
   return PyErr_CheckSignals() != 0;
 }
 
+size_t bytes(ptrdiff_t max_memory) { return size_t(max_memory < 0 ? 0 : max_memory); }
+
+// Runs `work`, which returns false where `interrupted` said so, without Python's lock.
+template <class Work>
+void without_lock(Work&& work) {
+  bool completed;
+  {
+    const nb::gil_scoped_release released;
+    completed = work();
+  }
+  if (!completed) throw nb::python_error();
+}
+
 void run(const Direct& direct, nb::handle x, nb::handle k, nb::handle out, int workers,
          ptrdiff_t max_memory, nb::handle turned) {
   const Buffer from(x, "x", PyBUF_STRIDES);
@@ -221,13 +234,9 @@ void run(const Direct& direct, nb::handle x, nb::handle k, nb::handle out, int w
     weights.turned = turned_weights->data();
   }
   if (!weights.plain && !weights.turned) throw nb::value_error("run needs a kernel");
-  bool completed;
-  {
-    const nb::gil_scoped_release released;
-    completed = direct.run(from.array(), weights, to.array(), workers,
-                           size_t(max_memory < 0 ? 0 : max_memory), interrupted);
-  }
-  if (!completed) throw nb::python_error();
+  without_lock([&] {
+    return direct.run(from.array(), weights, to.array(), workers, bytes(max_memory), interrupted);
+  });
 }
 
 // The axis of (G, O, I, taps...) that `position_sums` wants innermost.
@@ -266,13 +275,10 @@ void position_sums(nb::handle x, nb::handle gy, nb::handle total, const std::str
   const auto lanes = wanted.begin() + sums.lanes(chosen_isa());
   std::rotate(lanes, lanes + 1, wanted.end());
   to.check_shape(wanted);
-  bool completed;
-  {
-    const nb::gil_scoped_release released;
-    completed = sums.run(chosen_isa(), from.array(), weights.array(), to.array().data, workers,
-                         size_t(max_memory < 0 ? 0 : max_memory), interrupted);
-  }
-  if (!completed) throw nb::python_error();
+  without_lock([&] {
+    return sums.run(chosen_isa(), from.array(), weights.array(), to.array().data, workers,
+                    bytes(max_memory), interrupted);
+  });
 }
 
 void window_sums(nb::handle gx, nb::handle gy, nb::handle weights, const std::string& dtype,
@@ -294,13 +300,10 @@ void window_sums(nb::handle gx, nb::handle gy, nb::handle weights, const std::st
   wanted.insert(wanted.end(), taps.begin(), taps.end());
   wanted.push_back(sums.x_shape[2]);
   kernel.check_shape(wanted);
-  bool completed;
-  {
-    const nb::gil_scoped_release released;
-    completed = sums.run(chosen_isa(), to.array(), from.array(), kernel.data(), workers,
-                         size_t(max_memory < 0 ? 0 : max_memory), interrupted);
-  }
-  if (!completed) throw nb::python_error();
+  without_lock([&] {
+    return sums.run(chosen_isa(), to.array(), from.array(), kernel.data(), workers,
+                    bytes(max_memory), interrupted);
+  });
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {

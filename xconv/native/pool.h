@@ -1,7 +1,10 @@
 // Threads for one loop at a time.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <exception>
+#include <mutex>
 
 namespace xconv {
 
@@ -19,5 +22,29 @@ struct ParallelLoop {
 // false where `interrupted` said so, with tasks left out.  Where another thread's loop has the
 // pool, or no thread can be started, the calling thread does all.
 bool run_loop(const ParallelLoop& loop, int workers);
+
+// Carries an exception of a loop's tasks, which must not throw, to the thread that waits for them.
+class Failure {
+ public:
+  template <class Task>
+  void keep_of(Task&& task) {
+    try {
+      task();
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      failure_ = std::current_exception();
+      happened_ = true;
+    }
+  }
+  bool happened() const { return happened_; }
+  void rethrow() const {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  std::atomic<bool> happened_{false};
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+};
 
 }  // namespace xconv

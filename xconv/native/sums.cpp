@@ -1,11 +1,8 @@
 #include "sums.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <mutex>
 
 #include "lane_sums.h"
 #include "pool.h"
@@ -71,10 +68,13 @@ class Run {
   bool run(void* total, int workers, bool (*interrupted)()) {
     total_ = static_cast<char*>(total);
     const ParallelLoop adding{shares_,
-                              [](void* self, int, ptrdiff_t i) { static_cast<Run*>(self)->add(i); },
+                              [](void* self, int, ptrdiff_t i) {
+                                auto* run = static_cast<Run*>(self);
+                                run->failure_.keep_of([&] { run->add(i); });
+                              },
                               this, interrupted};
     if (!run_loop(adding, workers)) return false;
-    if (failure_) std::rethrow_exception(failure_);
+    failure_.rethrow();
     const ParallelLoop meeting{
         ceil_div(elements(), chunk),
         [](void* self, int, ptrdiff_t i) { static_cast<Run*>(self)->meet(i); }, this, nullptr};
@@ -91,16 +91,13 @@ class Run {
   }
 
   // The blocks of a share, one after the other.
-  void add(ptrdiff_t share) try {
+  void add(ptrdiff_t share) {
     char* total = totals_.get() + share * elements() * item_;
     std::memset(total, 0, size_t(elements() * item_));
     std::vector<char> part, weights;
     const ptrdiff_t from = share * blocks_ / shares_, to = (share + 1) * blocks_ / shares_;
-    for (ptrdiff_t i = from; i < to && !failed_; ++i) add_block(i, total, part, weights);
-  } catch (...) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    failure_ = std::current_exception();
-    failed_ = true;
+    for (ptrdiff_t i = from; i < to && !failure_.happened(); ++i)
+      add_block(i, total, part, weights);
   }
 
   void add_block(ptrdiff_t index, char* total, std::vector<char>& part,
@@ -240,9 +237,7 @@ class Run {
   size_t memory_;  // of one block's Direct
   std::unique_ptr<char[]> totals_;
   char* total_ = nullptr;
-  std::atomic<bool> failed_{false};
-  std::mutex mutex_;
-  std::exception_ptr failure_;
+  Failure failure_;
 };
 
 }  // namespace

@@ -1,11 +1,8 @@
 #include "window_sums.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <mutex>
 
 #include "pool.h"
 #include "traversal.h"
@@ -81,12 +78,15 @@ class Run {
   }
 
   bool run(int workers, bool (*interrupted)()) {
-    const ParallelLoop loop{
-        s_.x_shape[0] * s_.x_shape[1] * slices_,
-        [](void* self, int worker, ptrdiff_t i) { static_cast<Run*>(self)->task(worker, i); }, this,
-        interrupted};
+    const ParallelLoop loop{s_.x_shape[0] * s_.x_shape[1] * slices_,
+                            [](void* self, int worker, ptrdiff_t i) {
+                              auto* run = static_cast<Run*>(self);
+                              if (!run->failure_.happened())
+                                run->failure_.keep_of([&] { run->task(worker, i); });
+                            },
+                            this, interrupted};
     const bool completed = run_loop(loop, workers);
-    if (failure_) std::rethrow_exception(failure_);
+    failure_.rethrow();
     return completed;
   }
 
@@ -111,26 +111,29 @@ class Run {
     return Direct(std::move(spec), isa_);
   }
 
+  // Bytes from one element to the next along the spatial axes of a shape, in C order.
+  static Sizes steps_of(const Sizes& shape, ptrdiff_t step) {
+    Sizes steps(shape.size() - 3);
+    for (size_t a = steps.size(); a-- > 0; step *= shape[3 + a]) steps[a] = step;
+    return steps;
+  }
+
   struct Slice {
     ptrdiff_t from, to;      // along the first axis of gx
     char* image;             // where index 0 would lie
     const ptrdiff_t* steps;  // bytes, of the spatial axes
   };
 
-  void task(int worker, ptrdiff_t index) try {
-    if (failed_) return;
+  void task(int worker, ptrdiff_t index) {
     char* const scratch = scratch_memory_.get() + size_t(worker) * scratch_;
     Slice slice;
     slice.from = index % slices_ * slice_;
     slice.to = std::min(slice.from + slice_, s_.x_shape[3]);
     const ptrdiff_t b = index / slices_ / s_.x_shape[1], g = index / slices_ % s_.x_shape[1];
     char* const user = gx_.data + b * gx_.strides[0] + g * gx_.strides[1];
-    Sizes steps(rank_);
-    for (size_t a = rank_, step = size_t(inputs_ * item_); a-- > 0;) {
-      steps[a] = in_place_ ? gx_.strides[3 + a] : ptrdiff_t(step);
-      step *= size_t(s_.x_shape[3 + a]);
-    }
-    slice.steps = steps.data();
+    const Sizes in_scratch = steps_of(s_.x_shape, inputs_ * item_);
+    const ptrdiff_t* steps = in_place_ ? gx_.strides + 3 : in_scratch.data();
+    slice.steps = steps;
     slice.image = in_place_ ? user : scratch + product_size_ - slice.from * steps[0];
     clear(0, slice, slice.image);
 
@@ -144,10 +147,6 @@ class Run {
       add(p, rows, slice, scratch);
     }
     if (!in_place_) copy(0, slice, slice.image, user);
-  } catch (...) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    failure_ = std::current_exception();
-    failed_ = true;
   }
 
   ptrdiff_t from(const Slice& slice, size_t axis) const { return axis == 0 ? slice.from : 0; }
@@ -187,12 +186,9 @@ class Run {
 
   void multiply(ptrdiff_t b, ptrdiff_t g, ptrdiff_t first, ptrdiff_t rows, char* to) const {
     const char* gy = gy_.data + b * gy_.strides[0] + g * gy_.strides[1] + first * gy_.strides[3];
-    Sizes x_steps = {gy_.strides[2]}, y_steps(rank_ + 1, item_);
+    Sizes x_steps = {gy_.strides[2]}, y_steps = steps_of(s_.y_shape, padded_ * item_);
     x_steps.insert(x_steps.end(), gy_.strides + 3, gy_.strides + 3 + rank_);
-    for (size_t a = rank_, step = size_t(padded_ * item_); a-- > 0;) {
-      y_steps[a] = ptrdiff_t(step);
-      step *= size_t(s_.y_shape[3 + a]);
-    }
+    y_steps.push_back(item_);
     const Weights weights = {nullptr, turned_.data() + g * group_};
     products(rows).run({const_cast<char*>(gy), x_steps.data()}, weights, {to, y_steps.data()}, 1,
                        memory_, nullptr);
@@ -277,9 +273,7 @@ class Run {
   std::unique_ptr<char[]> scratch_memory_;
   std::vector<char> turned_;
   ptrdiff_t group_;  // bytes of a group's weights
-  std::atomic<bool> failed_{false};
-  std::mutex mutex_;
-  std::exception_ptr failure_;
+  Failure failure_;
 };
 
 }  // namespace
