@@ -63,7 +63,7 @@ def finished(
     assert not built.returncode, built.stderr
     sizes = [x.nbytes, y.nbytes, k.nbytes]
     if kernel != "tiled":  # planes of tiles, and their peaks
-        sizes += [4 * x.nbytes, 200, 200]
+        sizes += [4 * x.nbytes, 200]
     head = np.array([*head, len(sizes), *sizes], np.uint64)
     operands = head.tobytes() + argument + x.tobytes() + k.tobytes()
     (folder / "launch").write_bytes(operands)

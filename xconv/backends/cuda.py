@@ -48,7 +48,7 @@ class CUDABackend(Backend):
     parallel = 64  # a call of what takes a core a millisecond would measure the call
     compiles = True
     calibration_seconds = 0.005  # by the device's events, which vary little
-    block_bytes = 32 << 20  # a few transforms that stay in the second-level cache of an H100
+    block_bytes = 24 << 20  # a few transforms that stay in the second-level cache of an H100
 
     def __init__(self, device: Device | None = None) -> None:
         self._given = device

@@ -3,8 +3,8 @@
 Tiles are gathered into planes of scratch memory, transformed there, multiplied by the kernel's
 spectrum, transformed back, and their valid part is scattered into the result: five launches for
 as many tiles as stay in the card's second-level cache.  Nothing is asked of the device: the gather
-kernel keeps the largest magnitude of each tile, and the scatter kernel sums the taps directly in a
-tile that a transform would spoil.
+kernel keeps the largest magnitude of each tile, and a last launch sums the taps directly where a
+transform has spoilt a tile.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from .planes import (
     Tiles,
     at_once,
     choose,
-    extent,
     kernels_at_once,
     order_of,
     shape_of,
@@ -94,8 +93,9 @@ class _Step:
         self.kernel(self.blocks, self.threads, self.shared, self.head.pack(*head) + self.rest)
 
 
-_TILES_HEAD = struct.Struct("6Q2q2I")
+_TILES_HEAD = struct.Struct("5Q2q2I")
 _MULTIPLY_HEAD = struct.Struct("3Q2q")
+_SPREAD_HEAD = struct.Struct("2Q")
 
 
 def _named(names: str, kind: Any, length: int = 0) -> list[tuple[str, Any, int]]:
@@ -107,7 +107,7 @@ def tiles_fields(spatial: int, total: np.dtype[Any]) -> np.dtype[np.void]:
     """The struct Call of tiles.cuh."""
     return record(
         [
-            *_named("x y w planes peaks next", np.uint64),
+            *_named("x y w planes peaks", np.uint64),
             *_named("first tiles", np.int64),
             *_named("low high", np.uint32),
             *_named("x_channel y_output w_output", np.int64),
@@ -132,6 +132,18 @@ def multiply_fields() -> np.dtype[np.void]:
     )
 
 
+def spread_fields(spatial: int) -> np.dtype[np.void]:
+    """The struct Call of spread.cu."""
+    return record(
+        [
+            *_named("taps planes", np.uint64),
+            *_named("kernels", np.int64),
+            *_named("pitch plane parts", np.int32),
+            *_named("length count dilation", np.int32, spatial),
+        ]
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Correlation:
     """A convolution of arrays with certain strides on one device, ready to run."""
@@ -145,9 +157,12 @@ class Correlation:
     """Tiles in all."""
     block: int
     """Tiles at a time."""
+    repaired: int
+    """Tiles whose peaks are kept, for one launch of `repair`: some blocks."""
     gather: _Step
     multiply: _Step
     scatter: _Step
+    repair: _Step
 
     def __call__(self, weights: Weights, magnitude: float, x: Any, y: Any) -> None:
         """Order all launches on the current stream."""
@@ -165,21 +180,23 @@ class Correlation:
         spectra = products = device.xp.empty(self.block * shape.planes() * plane, dtype=self.dtype)
         if not shape.in_place:
             spectra, products = spectra[:there], spectra[there:]
-        peaks = device.xp.zeros(2 * self.block, dtype=np.uint32)
         at_x, at_y, at_taps = device.pointer(x), device.pointer(y), device.pointer(taps)
         at_spectra, at_products = device.pointer(spectra), device.pointer(products)
         at_kernels = device.pointer(kernels)
-        of_block = device.pointer(peaks)
-        of_next = of_block + 4 * self.block
-        for first in range(0, self.total, self.block):
-            tiles = min(self.block, self.total - first)
-            rest = of_block, of_next, first, tiles, low, high
-            self.gather(at_x, at_y, at_taps, at_spectra, *rest)
-            forward(spectra)
-            self.multiply(at_spectra, at_kernels, at_products, first, tiles)
-            inverse(products)
-            self.scatter(at_x, at_y, at_taps, at_products, *rest)
-            of_block, of_next = of_next, of_block
+        for begin in range(0, self.total, self.repaired):
+            end = min(begin + self.repaired, self.total)
+            peaks = device.xp.zeros(end - begin, dtype=np.uint32)
+            at_peaks = device.pointer(peaks)
+            for first in range(begin, end, self.block):
+                tiles = min(self.block, end - first)
+                of_block = at_peaks + 4 * (first - begin)
+                rest = of_block, first, tiles, low, high
+                self.gather(at_x, at_y, at_taps, at_spectra, *rest)
+                forward(spectra)
+                self.multiply(at_spectra, at_kernels, at_products, first, tiles)
+                inverse(products)
+                self.scatter(at_x, at_y, at_taps, at_products, *rest)
+            self.repair(at_x, at_y, at_taps, at_products, at_peaks, begin, end - begin, low, high)
 
 
 def _transforms(
@@ -202,22 +219,40 @@ def _spectrum(
 ) -> tuple[Any, Any]:
     """The taps with their axes in the order of the transform, and the spectra of the kernels."""
     xp = device.xp
-    taps = xp.permute_dims(array, (0, 1, 2, *(3 + a for a in order)))
+    taps = array
     if order != tuple(sorted(order)):
+        taps = xp.permute_dims(array, (0, 1, 2, *(3 + a for a in order)))
         taps = xp.asarray(taps, order="C", copy=True)
-    part = kernels_at_once(shape, tiles) * shape.plane(lengths)
-    spectra = xp.zeros(-(-shape.kernels * shape.plane(lengths) // part) * part, dtype=array.dtype)
-    planes = spectra[: shape.kernels * shape.plane(lengths)]
-    planes = planes.reshape(shape.kernels, *lengths[:-1], shape.pitch(lengths))
-    turned = taps.reshape(shape.kernels, *taps.shape[3:])[
-        (..., *(slice(None, None, -1),) * len(order))
-    ]
-    every = tuple(slice(0, extent(axis), axis.dilation) for axis in shape.spatial)
-    planes[(slice(None), *every)] = turned
-    transform = device.transform(lengths, part // shape.plane(lengths), shape.dtype, False)
+    together = kernels_at_once(shape, tiles)
+    planes = -(-shape.kernels // together) * together
+    part = together * shape.plane(lengths)
+    spectra = xp.empty(planes * shape.plane(lengths), dtype=array.dtype)
+    _spreading(device, shape, lengths, planes, device.number())(
+        device.pointer(taps), device.pointer(spectra)
+    )
+    transform = device.transform(lengths, together, shape.dtype, False)
     for first in range(0, spectra.size, part):
         transform(spectra[first : first + part])
     return taps, spectra
+
+
+@functools.lru_cache(512)
+def _spreading(
+    device: Device, shape: Shape, lengths: tuple[int, ...], planes: int, number: int
+) -> _Step:
+    """What puts taps into so many planes, on the device of that number."""
+    plane = shape.plane(lengths)
+    call = filled(
+        spread_fields(len(lengths)),
+        kernels=shape.kernels, pitch=shape.pitch(lengths), plane=plane, parts=-(-plane // 256),
+    )  # fmt: skip
+    call["length"] = lengths
+    call["count"] = [axis.taps for axis in shape.spatial]
+    call["dilation"] = [axis.dilation for axis in shape.spatial]
+    constants: dict[str, int | str] = {"SPATIAL": len(lengths), "FILTER": 0}
+    source = kernel_source("spread", shape.dtype, shape.dtype, constants)
+    blocks, behind = planes * int(call["parts"]), call.tobytes()[_SPREAD_HEAD.size :]
+    return _Step(device.kernel("spread", source), blocks, (256, 1), 0, _SPREAD_HEAD, behind)
 
 
 @functools.lru_cache(2048)
@@ -255,9 +290,17 @@ def correlation(
                 'its work areas; raise max_memory, or use method="direct"'
             )
         block //= 2
-    launches = _steps(device, problem, shape, tiles, block, distances)
-    dtype = np.dtype(shape.dtype)
-    return Correlation(device, dtype, order_of(where), tiles, shape, total, block, *launches)
+    more = min(limits.each - needed, 4 * total, _PEAKS) // (4 * block)
+    repaired = block * (1 + more)
+    launches = _steps(device, problem, shape, tiles, block, repaired, distances)
+    dtype, order = np.dtype(shape.dtype), order_of(where)
+    return Correlation(device, dtype, order, tiles, shape, total, block, repaired, *launches)
+
+
+_PEAKS = 1 << 20
+"""Bytes of peaks beyond those of one block."""
+_WARPS = 8
+"""Of a block, as in tiles.cuh."""
 
 
 def _steps(
@@ -266,9 +309,10 @@ def _steps(
     shape: Shape,
     tiles: Tiles,
     block: int,
+    repaired: int,
     distances: tuple[Sequence[int], Sequence[int]],
-) -> tuple[_Step, _Step, _Step]:
-    """The three kernels for blocks of so many tiles; distances in x and y by canonical axis."""
+) -> tuple[_Step, _Step, _Step, _Step]:
+    """Our kernels for blocks of so many tiles; distances in x and y by canonical axis."""
     spatial, lengths, total = shape.spatial, tiles.lengths, np.dtype(shape.dtype)
     lead = len(problem.batch) + 1
     leads = [way[:lead] for way in distances]
@@ -301,21 +345,28 @@ def _steps(
     call["along"], call["length"], call["box"] = tiles.along, lengths, tiles.box
     call["read"] = tiles.read(spatial)
 
-    def step(name: str, lanes: int, members: int, lines: int, columns: int) -> _Step:
+    def step(name: str, blocks: int, shared: int, **constants: int | str) -> _Step:
+        constants |= {"SPATIAL": len(spatial), "FILTER": 0}
+        source = kernel_source(name, problem.x_dtype, problem.dtype, constants)
+        behind = call.tobytes()[_TILES_HEAD.size :]
+        kernel = device.kernel(name, source)
+        return _Step(kernel, blocks, (32, _WARPS), shared, _TILES_HEAD, behind)
+
+    def rows_of_planes(name: str, lanes: int, members: int, lines: int, columns: int) -> _Step:
         run = 64 if lanes else 512
         runs, planes = -(-columns // run), block * members
         call["runs"] = runs
-        blocks = -(-planes // 32) * lines * runs if lanes else -(-planes * lines * runs // 8)
-        shared = 32 * (run + 1) * total.itemsize + 128 if lanes else 32
-        constants: dict[str, int | str] = {"SPATIAL": len(spatial), "FILTER": 0, "LANES": lanes}
-        source = kernel_source(name, problem.x_dtype, problem.dtype, constants)
-        behind = call.tobytes()[_TILES_HEAD.size :]
-        return _Step(device.kernel(name, source), blocks, (32, 8), shared, _TILES_HEAD, behind)
+        blocks = -(-planes // 32) * lines * runs if lanes else -(-planes * lines * runs // _WARPS)
+        shared = 32 * (run + 1) * total.itemsize + 128 if lanes else 4 * _WARPS
+        return step(name, blocks, shared, LANES=lanes)
 
+    lines = -(-out_rows * shape.outputs // _WARPS)
+    slices = max(min(lines, 2048 // repaired), 1)
     return (
-        step("gather", x_lanes, shape.channels, rows, lengths[-1]),
+        rows_of_planes("gather", x_lanes, shape.channels, rows, lengths[-1]),
         _multiplication(device, shape, tiles, block, _before(first, rest, tiles)),
-        step("scatter", y_lanes, shape.outputs, out_rows, tiles.box[-1]),
+        rows_of_planes("scatter", y_lanes, shape.outputs, out_rows, tiles.box[-1]),
+        step("repair", repaired * slices, 0, LANES=0, SLICES=slices),
     )
 
 
@@ -361,8 +412,9 @@ def _multiplication(device: Device, shape: Shape, tiles: Tiles, block: int, befo
         channels=shape.channels, outputs=shape.outputs,
         blocks_point=blocks_point, blocks_output=blocks_output,
     )  # fmt: skip
-    constants: dict[str, int | str] = {"FILTER": 0, "TILES": TILES, "OUTPUTS": outputs}
+    each = -(-block // -(-block // TILES))  # so that threads have about as many
+    constants: dict[str, int | str] = {"FILTER": 0, "TILES": each, "OUTPUTS": outputs}
     source = kernel_source("multiply", complex_, complex_, constants)
-    blocks = blocks_point * blocks_output * -(-block // TILES)
+    blocks = blocks_point * blocks_output * -(-block // each)
     behind = call.tobytes()[_MULTIPLY_HEAD.size :]
     return _Step(device.kernel("multiply", source), blocks, (256, 1), 0, _MULTIPLY_HEAD, behind)

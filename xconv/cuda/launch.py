@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..problem import itemsize
-from . import tiling
+from . import strips, tiling
 from .device import Device, Kernel
 from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, filled, record
 from .source import kernel_source, sum_dtype
@@ -91,6 +91,25 @@ def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
             ("deep", SPATIAL, tiling.DEEP),
             ("cval", total, 0),
             ("filter", total, max(filters, 1)),
+        ]
+    )
+
+
+def strip_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
+    """The struct Call of strips.cu."""
+    counts = (
+        "rows_in rows_out rows_low rows_boundary "
+        "columns_in columns_out columns_low columns_boundary "
+        "lanes positions parts strips rows outers"
+    )
+    return record(
+        [
+            *((name, np.uint64, 0) for name in ("x", "y", "w")),
+            *((name, np.int64, 0) for name in "x_row x_lane y_row y_lane".split()),
+            *((name, np.int32, 0) for name in counts.split()),
+            ("outer", OUTER, tiling.OUTER),
+            ("cval", total, 0),
+            ("filter", total, filters),
         ]
     )
 
@@ -275,3 +294,31 @@ def constants(part: Roles, tile: Tile, filters: int) -> dict[str, int | str]:
         "DEEPS": len(part.deep), "FILTER": filters, "STAGED": int(tile.staged),
         "W_LANES": int(bool(part.lane and part.lane.w)),
     }  # fmt: skip
+
+
+def strip_launch(
+    device: Device, part: Roles, strip: strips.Strip, x_dtype: str, dtype: str, cval: Any
+) -> Launch:
+    """The correlation of lanes with a strip of outputs per block."""
+    rows, columns, lane = part.rows, part.columns, part.lane
+    assert lane is not None
+    total, filters = sum_dtype(dtype), rows.taps * columns.taps
+    blocks = strip.blocks(part)
+    argument = filled(
+        strip_fields(total, filters),
+        x_row=rows.x, x_lane=lane.x, y_row=rows.y, y_lane=lane.y,
+        rows_in=rows.size, rows_out=rows.outputs, rows_low=rows.low, rows_boundary=rows.boundary,
+        columns_in=columns.size, columns_out=columns.outputs, columns_low=columns.low,
+        columns_boundary=columns.boundary,
+        lanes=lane.size, positions=strip.positions(part), parts=blocks[0], strips=blocks[1],
+        rows=strip.rows, outers=len(part.outer), outer=part.outer[::-1], cval=cval,
+    )  # fmt: skip
+    constants: dict[str, int | str] = {
+        "TAPS_H": rows.taps, "TAPS_W": columns.taps, "RX": strip.rx,
+        "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
+        "THREADS": strips.THREADS, "FILTER": filters,
+        "X_COLUMN": f"{columns.x}LL", "Y_COLUMN": f"{columns.y}LL",
+    }  # fmt: skip
+    kernel = device.kernel("strips", kernel_source("strips", x_dtype, dtype, constants))
+    threads = strips.THREADS, 1
+    return Launch(kernel, math.prod(blocks), threads, strip.shared, *_parts(argument, 3))

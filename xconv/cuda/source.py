@@ -31,7 +31,8 @@ _STORED = {
 _HEADERS = {
     "any": ("taps.cuh",),
     "gather": ("tiles.cuh",),
-    "scatter": ("taps.cuh", "tiles.cuh"),
+    "scatter": ("tiles.cuh",),
+    "repair": ("taps.cuh", "tiles.cuh"),
 }
 """What a kernel needs besides types.cuh and geometry.cuh."""
 

@@ -23,7 +23,8 @@ extern "C" __global__ void __launch_bounds__(256) multiply(const __grid_constant
     if (point >= call.points) return;
     long long group[TILES];
 #pragma unroll
-    for (int t = 0; t < TILES; ++t) group[t] = (call.first + tile + t) / call.before % call.groups;
+    for (int t = 0; t < TILES; ++t)
+        group[t] = call.groups == 1 ? 0 : (call.first + tile + t) / call.before % call.groups;
     Sum sum[TILES][OUTPUTS] = {};
     for (int channel = 0; channel < call.channels; ++channel) {
         Sum x[TILES];

@@ -13,9 +13,8 @@ struct Call {
     const Sum* w;           // (groups, outputs, channels, taps...), contiguous
     Sum* planes;
     unsigned* peaks;        // by tile: the largest `peak_of` of its elements
-    unsigned* next;         // peaks of the next call, to be set to 0
     long long first, tiles; // number of the first tile of this call, and of how many there are
-    unsigned low, high;     // a tile is transformed where its peak is 0 or between these
+    unsigned low, high;     // the transform of a tile is right where its peak is 0 or between these
     long long x_channel, y_output, w_output;
     double scale;
     int channels, outputs;
@@ -48,6 +47,34 @@ template <class T> __device__ inline unsigned peak_of(Complex<T> v)
     return re > im ? re : im;
 }
 
+// Elements of x and y, which are used once, are not to push planes out of the cache.
+#ifdef __CUDA_ARCH__
+template <int BYTES> struct Bits { using Type = unsigned; };
+template <> struct Bits<8> { using Type = unsigned long long; };
+template <> struct Bits<16> { using Type = ulonglong2; };
+template <class T> union Whole {
+    T value;
+    typename Bits<sizeof(T)>::Type bits;
+};
+template <class T> __device__ inline T read_once(const T* from)
+{
+    if constexpr (sizeof(T) < 4) return *from;
+    else {
+        Whole<T> whole;
+        whole.bits = __ldcs(&reinterpret_cast<const Whole<T>*>(from)->bits);
+        return whole.value;
+    }
+}
+template <class T> __device__ inline void write_once(T* to, T value)
+{
+    if constexpr (sizeof(T) < 4) *to = value;
+    else __stcs(&reinterpret_cast<Whole<T>*>(to)->bits, Whole<T>{value}.bits);
+}
+#else
+template <class T> __device__ inline T read_once(const T* from) { return *from; }
+template <class T> __device__ inline void write_once(T* to, T value) { *to = value; }
+#endif
+
 // Beyond the edges, apart from the loops, which most positions stay within.
 static __device__ __noinline__ long long beyond(const Spatial& axis, long long at)
 {
@@ -57,6 +84,16 @@ static __device__ __noinline__ long long beyond(const Spatial& axis, long long a
 static __device__ inline long long source_of(const Spatial& axis, long long at)
 {
     return at >= 0 && at < axis.size ? at : beyond(axis, at);
+}
+
+// One digit of a number, which has 32 bits in most calls: these are divided much faster.
+static __device__ inline long long digit_of(unsigned long long& rest, long long size)
+{
+    if ((rest | size) >> 32) return digit<unsigned long long>(rest, size);
+    unsigned low = static_cast<unsigned>(rest);
+    const unsigned found = digit<unsigned>(low, static_cast<unsigned>(size));
+    rest = low;
+    return found;
 }
 
 struct Place {
@@ -73,15 +110,15 @@ static __device__ inline Place place_of(const Call& call, long long tile)
     for (int n = 0; n < call.outers; ++n) {
         if (n == call.near)
             for (int a = SPATIAL - 1; a >= 0; --a)
-                at.start[a] = digit<unsigned long long>(rest, call.along[a]) * call.box[a];
-        const long long i = digit<unsigned long long>(rest, call.outer[n].size);
+                at.start[a] = digit_of(rest, call.along[a]) * call.box[a];
+        const long long i = digit_of(rest, call.outer[n].size);
         at.x += i * call.outer[n].x;
         at.y += i * call.outer[n].y;
         at.w += i * call.outer[n].w;
     }
     if (call.near == call.outers)
         for (int a = SPATIAL - 1; a >= 0; --a)
-            at.start[a] = digit<unsigned long long>(rest, call.along[a]) * call.box[a];
+            at.start[a] = digit_of(rest, call.along[a]) * call.box[a];
     return at;
 }
 
@@ -100,4 +137,10 @@ static __device__ inline Plane plane_of(const Call& call, unsigned number, int m
 static __device__ inline Sum* elements(const Call& call, Plane plane, int members)
 {
     return call.planes + (plane.tile * members + plane.member) * call.rows * call.pitch;
+}
+
+static __device__ inline bool is_safe(const Call& call, long long tile)
+{
+    const unsigned peak = call.peaks[tile];
+    return peak == 0 || (peak >= call.low && peak <= call.high);
 }
