@@ -36,9 +36,18 @@ class Usage:
     """In their order, without modifiers."""
 
     def share(self, *names: str) -> float:
-        """Of these from the first of them to the last: where sums are made."""
+        """Of these where most of them stand: in the loop that makes the sums.
+
+        A kernel may have several, between which there are 150 instructions without any.
+        """
         places = [n for n, name in enumerate(self.instructions) if name in names]
-        return len(places) / (places[-1] - places[0] + 1) if places else 0.0
+        loops: list[list[int]] = []
+        for place in places:
+            if not loops or place - loops[-1][-1] > 150:
+                loops.append([])
+            loops[-1].append(place)
+        most = max(loops, key=len, default=[])
+        return len(most) / (most[-1] - most[0] + 1) if most else 0.0
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from xconv.cuda import launch, peak, planes, tiling
+from xconv.cuda import launch, peak, planes, strips, tiling
 from xconv.cuda.geometry import Geometry, Outer, Spatial
 from xconv.cuda.source import kernel_source, sum_dtype
 
@@ -34,7 +34,7 @@ class Row:
     """Whether it is compiled for its taps, where they are few enough."""
     registers: int = 255
     share: float = 0.0
-    """Least share of multiply-adds among the instructions that make the sums."""
+    """Least share of multiply-adds among the instructions of the loop that makes the sums."""
 
 
 TABLE = (
@@ -46,6 +46,12 @@ TABLE = (
     Row("tiled", "float32", "HWN", 31, by_value=False, registers=168),
     Row("tiled", "float32", "NHW", 5, fixed=False, registers=128),
     Row("tiled", "float64", "HWN", 5, fixed=False, registers=192),
+    Row("strips", "float32", "HWN", 3, registers=72),
+    Row("strips", "float32", "HWN", 11, registers=168, share=0.80),
+    Row("strips", "float32", "HWN", 15, registers=255, share=0.80),
+    Row("strips", "float64", "HWN", 11, registers=200, share=0.60),
+    Row("strips", "complex64", "HWN", 5, registers=200),
+    Row("strips", "uint8", "HWN", 5, registers=128),
     Row("tiled", "complex64", "NHW", 5, registers=168, share=0.50),
     Row("tiled", "int32", "NHW", 5, registers=128),
     Row("tiled", "float16", "NHW", 5, registers=128, share=0.50),
@@ -53,6 +59,11 @@ TABLE = (
     Row("any", "float32", "NHW", 5, registers=96),
     Row("any", "complex128", "NHW", 5, registers=128),
     Row("any", "bfloat16", "NHW", 5, registers=96),
+    *(
+        Row(name, dtype, "NDHW", 5, registers=104)
+        for name in ("repair", "spread")
+        for dtype in ("float32", "complex128")
+    ),
     *(
         Row(name, dtype, layout, 5, registers=88)
         for name in ("gather", "scatter")
@@ -83,8 +94,13 @@ def source_of(row: Row) -> str:
         outputs = 1 if row.layout == "one output" else planes.OUTPUTS
         constants = {"FILTER": 0, "TILES": planes.TILES, "OUTPUTS": outputs}
         return kernel_source(row.name, row.dtype, row.dtype, constants)
-    if row.name in ("gather", "scatter"):
-        constants = {"FILTER": 0, "SPATIAL": len(row.layout) - 1, "LANES": int(row.layout == "HWN")}
+    if row.name in ("gather", "scatter", "repair", "spread"):
+        constants = {
+            "FILTER": 0,
+            "SPATIAL": len(row.layout) - 1,
+            "LANES": int(row.layout == "HWN"),
+            "SLICES": 8,
+        }
         return kernel_source(row.name, row.dtype, row.dtype, constants)
     size, taps = 1000, row.taps
     out = size - taps + 1
@@ -97,6 +113,11 @@ def source_of(row: Row) -> str:
     )
     part = tiling.roles(Geometry((Outer(50, *image),), spatial))
     total = sum_dtype(row.dtype)
+    if row.name == "strips":
+        found = strips.choose(part, total.itemsize, 64 << 10, 108)
+        assert found is not None
+        constants = launch.strip_constants(part, found[1])
+        return kernel_source("strips", row.dtype, row.dtype, constants)
     tile = tiling.choose(part, total.itemsize, row.fixed, row.by_value, 64 << 10, 108)
     assert tile is not None
     room = taps * taps if tile.fixed else launch.BY_VALUE_BYTES // total.itemsize

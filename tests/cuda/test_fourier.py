@@ -145,7 +145,7 @@ def test_what_is_safe_is_transformed(monkeypatch: pytest.MonkeyPatch, limit: int
 
     def twice(*given: Any) -> Any:
         taps, spectra = spectrum(*given)
-        return taps * 2, spectra
+        return (np.frombuffer(taps, "f4") * 2).tobytes(), spectra
 
     monkeypatch.setattr(fourier, "_spectrum", twice)
     device = EmulatedDevice()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
-from xconv.cuda import direct, launch
+from xconv.cuda import direct, launch, tiling
 from xconv.cuda.direct import AnyDirect, TiledDirect
 
 from .emulator import COMPILER, DeviceArray, EmulatedDevice, on_device
@@ -79,6 +80,92 @@ def test_kernels_compiled_for_their_taps(
     given = on_device(k) if where == "device" else k
     assert not wrong(specialised, x, given, layout=layout, kernel_layout=kernel_layout, **keywords)
     assert specialised.launches == ["tiled"]
+
+
+@pytest.fixture
+def strips_only(specialised: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> EmulatedDevice:
+    """Strips are cheaper than any tile."""
+    monkeypatch.setattr(tiling, "cycles", lambda *_: float("inf"))
+    monkeypatch.setattr(tiling, "choose", functools.cache(tiling.choose.__wrapped__))
+    return specialised
+
+
+@pytest.mark.parametrize("boundary", ["constant", "reflect", "mirror", "nearest", "wrap"])
+@pytest.mark.parametrize(
+    ("layout", "shape", "kernel", "keywords"),
+    [
+        ("HWN", (40, 23, 50), (3, 4), {"mode": "same"}),
+        ("HWN", (9, 30, 33), (5, 3), {"mode": "valid", "dilation": (1, 2)}),
+        ("HWN", (7, 3, 130), (2, 3), {"mode": "valid", "stride": (1, 2)}),
+        ("HWBN", (12, 11, 3, 20), (4, 5), {"mode": "full", "cval": 1.5}),
+        ("BHNW", (2, 9, 19, 8), (3, 3), {"mode": "same"}),
+    ],
+)
+def test_strips(
+    strips_only: EmulatedDevice,
+    layout: str,
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    boundary: str,
+    keywords: dict[str, Any],
+) -> None:
+    """In memory lanes come last; "W" may too, where x is a transposed view."""
+    x, k = values(shape, "float32"), values(kernel, "float32")
+    if layout[-1] == "W":
+        x = np.ascontiguousarray(x.swapaxes(2, 3)).swapaxes(2, 3)
+    if boundary != "constant":
+        keywords = {name: value for name, value in keywords.items() if name != "cval"}
+    keywords = dict(keywords, layout=layout, boundary=boundary)
+    assert not wrong(strips_only, x, k, **keywords)
+    assert strips_only.launches == ["strips"]
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float16", "float64", "complex64"])
+def test_strips_of_other_dtypes(strips_only: EmulatedDevice, dtype: str) -> None:
+    x, k = values((20, 15, 33), dtype), values((3, 5), dtype)
+    assert not wrong(strips_only, x, k, layout="HWN", boundary="reflect")
+    assert strips_only.launches == ["strips"]
+
+
+def test_strips_give_the_bits_of_tiles(strips_only: EmulatedDevice) -> None:
+    x, k = values((30, 21, 40), "float32"), values((5, 3), "float32")
+    answers = []
+    for device in (strips_only, EmulatedDevice()):
+        plan = api.plan_on(CUDABackend(device), "convolve", on_device(x), k, layout="HWN")
+        answers.append(np.asarray(plan(on_device(x))).tobytes())
+    assert answers[0] == answers[1]
+    assert strips_only.launches == ["strips"]
+
+
+BROKEN_STRIPS = [
+    ("above + r, call.rows_in", "above + r + 1, call.rows_in", "halo off by one"),
+    ("column > last ? last : column", "column > last ? last - 1 : column", "columns misplaced"),
+    ("__syncthreads();", "", "no barrier"),
+    ("- 1 - a) * TAPS_W", "- 1 - a) * TAPS_W + 1", "another tap"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "instead", "what"), BROKEN_STRIPS, ids=[b[-1] for b in BROKEN_STRIPS]
+)
+def test_broken_strips_are_found(
+    strips_only: EmulatedDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    instead: str,
+    what: str,
+) -> None:
+    def broken(*given: Any) -> str:
+        source = intact(*given)
+        assert source.count(text) == 1
+        return source.replace(text, instead)
+
+    intact = launch.kernel_source
+    monkeypatch.setattr(launch, "kernel_source", broken)
+    device = EmulatedDevice(specialise=True, order=1)
+    x, k = values((60, 21, 40), "float32"), values((5, 3), "float32")
+    found = wrong(device, x, k, layout="HWN", boundary="reflect", mode="same")
+    assert "outputs off" in found
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,12 @@ class _Step:
     shared: int
     head: struct.Struct
     rest: bytes
+    room: int = 0
+    """Bytes for taps that are passed by value, behind the rest."""
 
-    def __call__(self, *head: int) -> None:
-        self.kernel(self.blocks, self.threads, self.shared, self.head.pack(*head) + self.rest)
+    def __call__(self, *head: int, taps: bytes = b"") -> None:
+        argument = self.head.pack(*head) + self.rest + taps.ljust(self.room, b"\0")
+        self.kernel(self.blocks, self.threads, self.shared, argument)
 
 
 _TILES_HEAD = struct.Struct("5Q2q2I")
@@ -103,7 +106,7 @@ def _named(names: str, kind: Any, length: int = 0) -> list[tuple[str, Any, int]]
     return [(name, kind, length) for name in names.split()]
 
 
-def tiles_fields(spatial: int, total: np.dtype[Any]) -> np.dtype[np.void]:
+def tiles_fields(spatial: int, total: np.dtype[Any], filters: int = 0) -> np.dtype[np.void]:
     """The struct Call of tiles.cuh."""
     return record(
         [
@@ -117,6 +120,7 @@ def tiles_fields(spatial: int, total: np.dtype[Any]) -> np.dtype[np.void]:
             ("spatial", SPATIAL, spatial),
             *_named("along length read box", np.int32, spatial),
             ("cval", total, 0),
+            ("filter", total, max(filters, 1)),
         ]
     )
 
@@ -132,14 +136,15 @@ def multiply_fields() -> np.dtype[np.void]:
     )
 
 
-def spread_fields(spatial: int) -> np.dtype[np.void]:
+def spread_fields(spatial: int, total: np.dtype[Any], filters: int = 0) -> np.dtype[np.void]:
     """The struct Call of spread.cu."""
     return record(
         [
-            *_named("taps planes", np.uint64),
+            *_named("w planes", np.uint64),
             *_named("kernels", np.int64),
             *_named("pitch plane parts", np.int32),
             *_named("length count dilation", np.int32, spatial),
+            ("filter", total, max(filters, 1)),
         ]
     )
 
@@ -159,6 +164,8 @@ class Correlation:
     """Tiles at a time."""
     repaired: int
     """Tiles whose peaks are kept, for one launch of `repair`: some blocks."""
+    by_value: bool
+    """Whether the taps are passed by value."""
     gather: _Step
     multiply: _Step
     scatter: _Step
@@ -172,6 +179,7 @@ class Correlation:
             f"fft {self.order} {lengths}",
             lambda array: _spectrum(device, shape, self.order, lengths, self.block, array),
             self.dtype,
+            on_host=self.by_value,
         )
         low, high = safe_peaks(shape.dtype, math.prod(lengths), magnitude)
         forward, inverse = _transforms(device, shape, lengths, self.block)
@@ -180,7 +188,8 @@ class Correlation:
         spectra = products = device.xp.empty(self.block * shape.planes() * plane, dtype=self.dtype)
         if not shape.in_place:
             spectra, products = spectra[:there], spectra[there:]
-        at_x, at_y, at_taps = device.pointer(x), device.pointer(y), device.pointer(taps)
+        at_x, at_y = device.pointer(x), device.pointer(y)
+        at_taps, values = (0, taps) if self.by_value else (device.pointer(taps), b"")
         at_spectra, at_products = device.pointer(spectra), device.pointer(products)
         at_kernels = device.pointer(kernels)
         for begin in range(0, self.total, self.repaired):
@@ -191,12 +200,13 @@ class Correlation:
                 tiles = min(self.block, end - first)
                 of_block = at_peaks + 4 * (first - begin)
                 rest = of_block, first, tiles, low, high
-                self.gather(at_x, at_y, at_taps, at_spectra, *rest)
+                self.gather(at_x, at_y, 0, at_spectra, *rest)
                 forward(spectra)
                 self.multiply(at_spectra, at_kernels, at_products, first, tiles)
                 inverse(products)
-                self.scatter(at_x, at_y, at_taps, at_products, *rest)
-            self.repair(at_x, at_y, at_taps, at_products, at_peaks, begin, end - begin, low, high)
+                self.scatter(at_x, at_y, 0, at_products, *rest)
+            rest = at_peaks, begin, end - begin, low, high
+            self.repair(at_x, at_y, at_taps, at_products, *rest, taps=values)
 
 
 def _transforms(
@@ -217,19 +227,29 @@ def _spectrum(
     tiles: int,
     array: Any,
 ) -> tuple[Any, Any]:
-    """The taps with their axes in the order of the transform, and the spectra of the kernels."""
+    """The taps with their axes in the order of the transform, and the spectra of the kernels.
+
+    Of a NumPy array the taps are the bytes.
+    """
     xp = device.xp
+    by_value = type(array) is np.ndarray
     taps = array
     if order != tuple(sorted(order)):
-        taps = xp.permute_dims(array, (0, 1, 2, *(3 + a for a in order)))
-        taps = xp.asarray(taps, order="C", copy=True)
+        turned = (0, 1, 2, *(3 + a for a in order))
+        if by_value:
+            taps = np.ascontiguousarray(array.transpose(turned))
+        else:
+            taps = xp.asarray(xp.permute_dims(array, turned), order="C", copy=True)
     together = kernels_at_once(shape, tiles)
     planes = -(-shape.kernels // together) * together
     part = together * shape.plane(lengths)
     spectra = xp.empty(planes * shape.plane(lengths), dtype=array.dtype)
-    _spreading(device, shape, lengths, planes, device.number())(
-        device.pointer(taps), device.pointer(spectra)
-    )
+    spread = _spreading(device, shape, lengths, planes, by_value, device.number())
+    if by_value:
+        taps = taps.tobytes()
+        spread(0, device.pointer(spectra), taps=taps)
+    else:
+        spread(device.pointer(taps), device.pointer(spectra))
     transform = device.transform(lengths, together, shape.dtype, False)
     for first in range(0, spectra.size, part):
         transform(spectra[first : first + part])
@@ -238,21 +258,43 @@ def _spectrum(
 
 @functools.lru_cache(512)
 def _spreading(
-    device: Device, shape: Shape, lengths: tuple[int, ...], planes: int, number: int
+    device: Device,
+    shape: Shape,
+    lengths: tuple[int, ...],
+    planes: int,
+    by_value: bool,
+    number: int,
 ) -> _Step:
     """What puts taps into so many planes, on the device of that number."""
-    plane = shape.plane(lengths)
+    plane, total = shape.plane(lengths), np.dtype(shape.dtype)
+    filters = _BY_VALUE_BYTES // total.itemsize if by_value else 0
     call = filled(
-        spread_fields(len(lengths)),
+        spread_fields(len(lengths), total, filters),
         kernels=shape.kernels, pitch=shape.pitch(lengths), plane=plane, parts=-(-plane // 256),
     )  # fmt: skip
     call["length"] = lengths
     call["count"] = [axis.taps for axis in shape.spatial]
     call["dilation"] = [axis.dilation for axis in shape.spatial]
-    constants: dict[str, int | str] = {"SPATIAL": len(lengths), "FILTER": 0}
-    source = kernel_source("spread", shape.dtype, shape.dtype, constants)
-    blocks, behind = planes * int(call["parts"]), call.tobytes()[_SPREAD_HEAD.size :]
-    return _Step(device.kernel("spread", source), blocks, (256, 1), 0, _SPREAD_HEAD, behind)
+    constants: dict[str, int | str] = {"SPATIAL": len(lengths), "FILTER": filters}
+    kernel = device.kernel("spread", kernel_source("spread", shape.dtype, shape.dtype, constants))
+    blocks = planes * int(call["parts"])
+    return _Step(kernel, blocks, (256, 1), 0, _SPREAD_HEAD, *_behind(call, _SPREAD_HEAD))
+
+
+_BY_VALUE_BYTES = 2048
+"""Most taps that are passed by value; with the rest of the argument they stay within 4096 bytes."""
+
+
+def passes_by_value(weights: Weights, dtype: str) -> bool:
+    """Whether launches get the taps themselves."""
+    return 0 < weights.by_value * np.dtype(dtype).itemsize <= _BY_VALUE_BYTES
+
+
+def _behind(call: np.ndarray[Any, Any], head: struct.Struct) -> tuple[bytes, int]:
+    """`rest` and `room` of a step with this record, which ends with its taps."""
+    fields: Any = call.dtype.fields
+    taps = fields["filter"][1]
+    return call.tobytes()[head.size : taps], call.nbytes - taps
 
 
 @functools.lru_cache(2048)
@@ -260,11 +302,15 @@ def correlation(
     device: Device,
     problem: Problem,
     limits: Limits,
+    by_value: bool,
     number: int,
     x_strides: tuple[int, ...],
     y_strides: tuple[int, ...],
 ) -> Correlation:
-    """What runs the problem on arrays with these strides, on the device of that number."""
+    """What runs the problem on arrays with these strides, on the device of that number.
+
+    `by_value` says how launches get the taps.
+    """
     distances = (
         steps(x_strides, problem.x_dtype, problem.x_axes),
         steps(y_strides, problem.dtype, problem.y_axes),
@@ -292,9 +338,11 @@ def correlation(
         block //= 2
     more = min(limits.each - needed, 4 * total, _PEAKS) // (4 * block)
     repaired = block * (1 + more)
-    launches = _steps(device, problem, shape, tiles, block, repaired, distances)
-    dtype, order = np.dtype(shape.dtype), order_of(where)
-    return Correlation(device, dtype, order, tiles, shape, total, block, repaired, *launches)
+    launches = _steps(device, problem, shape, tiles, block, repaired, by_value, distances)
+    return Correlation(
+        device, np.dtype(shape.dtype), order_of(where), tiles, shape, total, block, repaired,
+        by_value, *launches,
+    )  # fmt: skip
 
 
 _PEAKS = 1 << 20
@@ -310,6 +358,7 @@ def _steps(
     tiles: Tiles,
     block: int,
     repaired: int,
+    by_value: bool,
     distances: tuple[Sequence[int], Sequence[int]],
 ) -> tuple[_Step, _Step, _Step, _Step]:
     """Our kernels for blocks of so many tiles; distances in x and y by canonical axis."""
@@ -335,38 +384,43 @@ def _steps(
     first = [] if near is None else [outer[near]]
     rest = [axis for n, axis in reversed(list(enumerate(outer))) if n != near]
     rows, out_rows = math.prod(lengths[:-1]), math.prod(tiles.box[:-1])
-    call = filled(
-        tiles_fields(len(spatial), total),
+    fill = functools.partial(
+        filled,
         x_channel=x_channel, y_output=y_output, w_output=problem.taps,
         scale=1 / math.prod(lengths), channels=shape.channels, outputs=shape.outputs,
         near=len(first), outers=len(outer), rows=rows, pitch=shape.pitch(lengths),
         out_rows=out_rows, outer=(*first, *rest), spatial=spatial, cval=cval_of(problem),
     )  # fmt: skip
-    call["along"], call["length"], call["box"] = tiles.along, lengths, tiles.box
-    call["read"] = tiles.read(spatial)
+    arrays = {
+        "along": tiles.along, "length": lengths, "box": tiles.box, "read": tiles.read(spatial),
+    }  # fmt: skip
 
-    def step(name: str, blocks: int, shared: int, **constants: int | str) -> _Step:
-        constants |= {"SPATIAL": len(spatial), "FILTER": 0}
-        source = kernel_source(name, problem.x_dtype, problem.dtype, constants)
-        behind = call.tobytes()[_TILES_HEAD.size :]
-        kernel = device.kernel(name, source)
-        return _Step(kernel, blocks, (32, _WARPS), shared, _TILES_HEAD, behind)
+    def step(
+        name: str, blocks: int, shared: int, runs: int, filters: int, **constants: int | str
+    ) -> _Step:
+        call = fill(tiles_fields(len(spatial), total, filters), runs=runs)
+        for field, numbers in arrays.items():
+            call[field] = numbers
+        constants |= {"SPATIAL": len(spatial), "FILTER": filters}
+        kernel = device.kernel(name, kernel_source(name, problem.x_dtype, problem.dtype, constants))
+        behind = _behind(call, _TILES_HEAD)
+        return _Step(kernel, blocks, (32, _WARPS), shared, _TILES_HEAD, *behind)
 
     def rows_of_planes(name: str, lanes: int, members: int, lines: int, columns: int) -> _Step:
         run = 64 if lanes else 512
         runs, planes = -(-columns // run), block * members
-        call["runs"] = runs
         blocks = -(-planes // 32) * lines * runs if lanes else -(-planes * lines * runs // _WARPS)
         shared = 32 * (run + 1) * total.itemsize + 128 if lanes else 4 * _WARPS
-        return step(name, blocks, shared, LANES=lanes)
+        return step(name, blocks, shared, runs, 0, LANES=lanes)
 
     lines = -(-out_rows * shape.outputs // _WARPS)
     slices = max(min(lines, 2048 // repaired), 1)
+    filters = _BY_VALUE_BYTES // total.itemsize if by_value else 0
     return (
         rows_of_planes("gather", x_lanes, shape.channels, rows, lengths[-1]),
         _multiplication(device, shape, tiles, block, _before(first, rest, tiles)),
         rows_of_planes("scatter", y_lanes, shape.outputs, out_rows, tiles.box[-1]),
-        step("repair", repaired * slices, 0, LANES=0, SLICES=slices),
+        step("repair", repaired * slices, 0, 1, filters, LANES=0, SLICES=slices),
     )
 
 

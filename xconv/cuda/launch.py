@@ -105,7 +105,7 @@ def strip_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
     return record(
         [
             *((name, np.uint64, 0) for name in ("x", "y", "w")),
-            *((name, np.int64, 0) for name in "x_row x_lane y_row y_lane".split()),
+            *((name, np.int64, 0) for name in ["x_row", "x_lane", "y_row", "y_lane"]),
             *((name, np.int32, 0) for name in counts.split()),
             ("outer", OUTER, tiling.OUTER),
             ("cval", total, 0),
@@ -222,18 +222,20 @@ def tiled_launch(
     fixed: bool,
     where: int,
 ) -> Launch | None:
-    """The correlation with a tile of outputs per block; None where no tile fits the device.
+    """The correlation with a tile or a strip of outputs per block; None where none fits the device.
 
     `filters` is the number of weights that are passed by value, 0 if they are on the device.
     `fixed` allows a kernel that is compiled for these taps.  `where` numbers the device.
     """
     total = sum_dtype(dtype)
     part = tiling.roles(geometry)
-    tile = tiling.choose(
-        part, total.itemsize, fixed, filters > 0, device.shared_bytes(), device.processors()
-    )
+    room = device.shared_bytes(), device.processors()
+    tile = tiling.choose(part, total.itemsize, fixed, filters > 0, *room)
     if tile is None or math.prod(tile.blocks(part)) > _MOST_BLOCKS:
         return None
+    strip = strips.choose(part, total.itemsize, *room) if fixed and filters else None
+    if strip and strip[0] < tiling.cycles(part, tile, total.itemsize, *room):
+        return strip_launch(device, part, strip[1], x_dtype, dtype, cval)
     if filters and not tile.fixed:
         filters = BY_VALUE_BYTES // total.itemsize
     argument = _tiled_argument(part, tile, total, cval, filters)
@@ -313,12 +315,18 @@ def strip_launch(
         lanes=lane.size, positions=strip.positions(part), parts=blocks[0], strips=blocks[1],
         rows=strip.rows, outers=len(part.outer), outer=part.outer[::-1], cval=cval,
     )  # fmt: skip
-    constants: dict[str, int | str] = {
-        "TAPS_H": rows.taps, "TAPS_W": columns.taps, "RX": strip.rx,
-        "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
-        "THREADS": strips.THREADS, "FILTER": filters,
-        "X_COLUMN": f"{columns.x}LL", "Y_COLUMN": f"{columns.y}LL",
-    }  # fmt: skip
-    kernel = device.kernel("strips", kernel_source("strips", x_dtype, dtype, constants))
+    source = kernel_source("strips", x_dtype, dtype, strip_constants(part, strip))
+    kernel = device.kernel("strips", source)
     threads = strips.THREADS, 1
     return Launch(kernel, math.prod(blocks), threads, strip.shared, *_parts(argument, 3))
+
+
+def strip_constants(part: Roles, strip: strips.Strip) -> dict[str, int | str]:
+    """What is put in front of strips.cu."""
+    rows, columns = part.rows, part.columns
+    return {
+        "TAPS_H": rows.taps, "TAPS_W": columns.taps, "RX": strip.rx,
+        "STRIDE_W": columns.stride, "DILATION_W": columns.dilation,
+        "THREADS": strips.THREADS, "FILTER": rows.taps * columns.taps,
+        "X_COLUMN": f"{columns.x}LL", "Y_COLUMN": f"{columns.y}LL",
+    }  # fmt: skip

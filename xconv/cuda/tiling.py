@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .geometry import Geometry, Outer, Spatial
 
-__all__ = ["Roles", "Tile", "choose", "refusal", "roles"]
+__all__ = ["Roles", "Tile", "choose", "cycles", "refusal", "roles"]
 
 OUTER, DEEP = 8, 4
 """Most axes of each part that the kernel has room for."""
@@ -152,7 +152,7 @@ def choose(
             tile = _tile(part, itemsize, fixed, unrolled, by_value, outputs, shape)
             if tile.shared > shared:
                 continue
-            cost = _cost(part, tile, itemsize, shared, processors)
+            cost = cycles(part, tile, itemsize, shared, processors)
             if best is None or cost < best[0]:
                 best = cost, tile
     return best[1] if best else None
@@ -234,7 +234,7 @@ def _tile(
     )  # fmt: skip
 
 
-def _cost(part: Roles, tile: Tile, itemsize: int, shared: int, processors: int) -> float:
+def cycles(part: Roles, tile: Tile, itemsize: int, shared: int, processors: int) -> float:
     """Cycles of the busiest processor, about.
 
     Counted are a thread's instructions, wavefronts of shared memory, the time that one thread

@@ -133,9 +133,9 @@ class CuFFT(FFT):
         weights, magnitude = state
         with backend.session(x, y) as (source, target):
             if 0 not in problem.y_shape:
-                run = fourier.correlation(
-                    device, problem, limits, device.number(), source.strides, target.strides
-                )
+                by_value = fourier.passes_by_value(weights, problem.accumulator)
+                place = device.number(), source.strides, target.strides
+                run = fourier.correlation(device, problem, limits, by_value, *place)
                 run(weights, magnitude, source, target)
                 device.trim_plans(limits.max_memory)  # their work areas stay after the call
         return backend.given_back(y, x)

@@ -42,10 +42,18 @@ class Weights:
             self.by_value = weights.size
         self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
 
-    def kept(self, device: Device, name: str, make: Callable[[Any], Any], dtype: Any) -> Any:
+    def kept(
+        self,
+        device: Device,
+        name: str,
+        make: Callable[[Any], Any],
+        dtype: Any,
+        on_host: bool = False,
+    ) -> Any:
         """What `make` returned for the weights on the current device, as contiguous `dtype`.
 
-        It is made once, and not used before it is ready, on whatever stream.
+        It is made once, and not used before it is ready, on whatever stream.  With `on_host`,
+        which takes weights that are passed by value, it is made from a NumPy array.
         """
         key = (device.number(), name)
         if key not in self._kept:
@@ -54,7 +62,7 @@ class Weights:
                 array = np.ascontiguousarray(array, dtype)
             else:
                 device.wait(self._ready)
-            made = make(device.xp.asarray(array, dtype=dtype, order="C"))
+            made = make(array if on_host else device.xp.asarray(array, dtype=dtype, order="C"))
             self._kept[key] = made, device.mark()
         made, ready = self._kept[key]
         device.wait(ready)

@@ -3,7 +3,7 @@
 //
 // SLICES, put in front, says into how many blocks the rows of a tile are divided.
 
-extern "C" __global__ void __launch_bounds__(WARP* WARPS, 3) repair(const __grid_constant__ Call call)
+extern "C" __global__ void __launch_bounds__(WARP* WARPS, 2) repair(const __grid_constant__ Call call)
 {
     constexpr int LAST = SPATIAL - 1;
     const long long tile = blockIdx.x / SLICES;

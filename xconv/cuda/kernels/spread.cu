@@ -1,12 +1,13 @@
 // Taps into planes: turned around, dilated, with 0s behind them.
 
 struct Call {
-    const Sum* taps;  // (kernels, taps...), contiguous
+    const Sum* w;  // taps (kernels, taps...), contiguous
     Sum* planes;
     long long kernels;  // planes behind these are 0
     int pitch, plane;   // elements of a row and of a plane
     int parts;          // blocks for each plane
     int length[SPATIAL], count[SPATIAL], dilation[SPATIAL];
+    Sum filter[FILTER > 0 ? FILTER : 1];  // the taps, where they are passed by value
 };
 
 extern "C" __global__ void __launch_bounds__(256) spread(const __grid_constant__ Call call)
@@ -26,5 +27,5 @@ extern "C" __global__ void __launch_bounds__(256) spread(const __grid_constant__
         step *= call.count[a];
     }
     call.planes[block * static_cast<long long>(call.plane) + element]
-        = tap ? call.taps[block * step + at] : Sum{};
+        = tap ? tap_at(call, block * step + at) : Sum{};
 }

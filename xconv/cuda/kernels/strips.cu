@@ -27,7 +27,6 @@ struct Call {
 };
 
 constexpr int WINDOW = (RX - 1) * STRIDE_W + (TAPS_W - 1) * DILATION_W + 1;
-constexpr long long BEYOND = -0x7fffffffffffffffLL - 1;
 
 static __device__ inline Sum converted(Input v) { return Convert<Sum>::of(Convert<Value>::of(v)); }
 
@@ -42,25 +41,27 @@ struct Inside {
         for (int c = 0; c < WINDOW; ++c) v[c] = converted(x[c * (X_COLUMN)]);
         x += down;
     }
-    static __device__ inline bool has(const Call&, int) { return true; }
+    static __device__ inline bool has(int) { return true; }
 };
 
-// Those that reach beyond its edges: where rows and columns lie, these THREADS apart, or BEYOND.
+// Those that reach beyond its edges: where rows and columns lie, these THREADS apart; -1 for none.
 struct Edge {
     const Input* x;
-    const long long *rows, *columns;
+    const int *rows, *columns;
     int left;  // columns of outputs
 
     __device__ inline void next(const Call& call, Sum (&v)[WINDOW])
     {
-        const long long row = *rows++;
+        const int row = *rows++;
+        const Input* from = x + row * call.x_row;
 #pragma unroll
         for (int c = 0; c < WINDOW; ++c) {
-            const long long column = columns[c * THREADS];
-            v[c] = row == BEYOND || column == BEYOND ? call.cval : converted(x[row + column]);
+            const int column = row < 0 ? -1 : columns[c * THREADS];
+            v[c] = call.cval;
+            if (column >= 0) v[c] = converted(from[column * (X_COLUMN)]);
         }
     }
-    __device__ inline bool has(const Call&, int column) const { return column < left; }
+    __device__ inline bool has(int column) const { return column < left; }
 };
 
 template <class Rows>
@@ -85,7 +86,7 @@ static __device__ inline void go_down(const Call& call, Rows rows, Value* y, int
         if (r >= TAPS_H) {
 #pragma unroll
             for (int b = 0; b < RX; ++b)
-                if (rows.has(call, b)) y[b * (Y_COLUMN)] = Convert<Value>::of(sum[0][b]);
+                if (rows.has(b)) y[b * (Y_COLUMN)] = Convert<Value>::of(sum[0][b]);
             y += call.y_row;
         }
 #pragma unroll
@@ -93,6 +94,14 @@ static __device__ inline void go_down(const Call& call, Rows rows, Value* y, int
 #pragma unroll
             for (int b = 0; b < RX; ++b) sum[a][b] = a + 1 < TAPS_H ? sum[a + 1][b] : Sum{};
     }
+}
+
+// The first column of outputs of a thread.  The last ones are moved back, to end with the row: they
+// sum some outputs once more, which are the same.
+static __device__ inline int column_of(const Call& call, int position)
+{
+    const int column = position / call.lanes * RX, last = call.columns_out - RX;
+    return last > 0 && column > last ? last : column;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) strips(const __grid_constant__ Call call)
@@ -107,15 +116,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) strips(const __grid_consta
 
     const int position = begin + static_cast<int>(threadIdx.x);
     const bool works = position < call.positions;
-    const int lane = position % call.lanes, column = position / call.lanes * RX;
+    const int lane = position % call.lanes, column = column_of(call, position);
     const int first = column * STRIDE_W - call.columns_low;
     const int end = begin + THREADS < call.positions ? begin + THREADS : call.positions;
-    const int leftmost = begin / call.lanes * RX, rightmost = (end - 1) / call.lanes * RX;
+    const int leftmost = column_of(call, begin), rightmost = column_of(call, end - 1);
     const bool inside = above >= 0 && above + height <= call.rows_in  // for all threads
         && leftmost * STRIDE_W >= call.columns_low && rightmost + RX <= call.columns_out
         && rightmost * STRIDE_W - call.columns_low + WINDOW <= call.columns_in;
     const Input* x = call.x + lane * call.x_lane;
-    Value* y = call.y + lane * call.y_lane + column * static_cast<long long>(Y_COLUMN) + row * call.y_row;
+    Value* y = call.y + lane * call.y_lane + column * (Y_COLUMN) + row * call.y_row;
 #pragma unroll 1
     for (int n = 0; n < call.outers; ++n) {
         const long long i = digit<unsigned>(block, static_cast<unsigned>(call.outer[n].size));
@@ -124,22 +133,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) strips(const __grid_consta
     }
     if (inside) {
         if (!works) return;
-        x += above * call.x_row + first * static_cast<long long>(X_COLUMN);
+        x += above * call.x_row + first * (X_COLUMN);
         go_down(call, Inside{x, call.x_row}, y, height);
         return;
     }
-    long long* const rows = reinterpret_cast<long long*>(memory);
-    long long* const columns = rows + call.rows + TAPS_H - 1 + threadIdx.x;
+    int* const rows = reinterpret_cast<int*>(memory);
+    int* const columns = rows + call.rows + TAPS_H - 1 + threadIdx.x;
 #pragma unroll 1
-    for (int r = threadIdx.x; r < height; r += THREADS) {
-        const int i = source_index(above + r, call.rows_in, call.rows_boundary);
-        rows[r] = i < 0 ? BEYOND : i * call.x_row;
-    }
+    for (int r = threadIdx.x; r < height; r += THREADS)
+        rows[r] = source_index(above + r, call.rows_in, call.rows_boundary);
 #pragma unroll 1
-    for (int c = 0; c < WINDOW; ++c) {
-        const int i = source_index(first + c, call.columns_in, call.columns_boundary);
-        columns[c * THREADS] = i < 0 ? BEYOND : i * static_cast<long long>(X_COLUMN);
-    }
+    for (int c = 0; c < WINDOW; ++c)
+        columns[c * THREADS] = source_index(first + c, call.columns_in, call.columns_boundary);
     __syncthreads();
     if (works) go_down(call, Edge{x, rows, columns, call.columns_out - column}, y, height);
 }

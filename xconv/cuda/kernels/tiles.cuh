@@ -3,7 +3,8 @@
 // A tile is the input under a box of outputs of one entry.  It has a plane in scratch for each
 // channel, of rows of `pitch` elements, and later one for each output of the bank.
 //
-// Put in front: SPATIAL (convolved axes), FILTER (0), and LANES, which planes the 32 threads of a
+// Put in front: SPATIAL (convolved axes), FILTER (room for taps passed by value; 0: they
+// are at `w`), and LANES, which planes the 32 threads of a
 // warp take on the side of x or y: 0 one of them, along a row; 1 neighbouring tiles; 2 neighbouring
 // channels of a tile, or outputs.
 
@@ -29,6 +30,7 @@ struct Call {
     int read[SPATIAL];      // elements of it that come from x; the rest are 0
     int box[SPATIAL];       // outputs of a tile
     Sum cval;
+    Sum filter[FILTER > 0 ? FILTER : 1];
 };
 
 constexpr int WARP = 32, WARPS = 8;
