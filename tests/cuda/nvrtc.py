@@ -38,12 +38,12 @@ class Usage:
     def share(self, *names: str) -> float:
         """Of these where most of them stand: in the loop that makes the sums.
 
-        A kernel may have several, between which there are 150 instructions without any.
+        A kernel may have several, between which there are 100 instructions without any.
         """
         places = [n for n, name in enumerate(self.instructions) if name in names]
         loops: list[list[int]] = []
         for place in places:
-            if not loops or place - loops[-1][-1] > 150:
+            if not loops or place - loops[-1][-1] > 100:
                 loops.append([])
             loops[-1].append(place)
         most = max(loops, key=len, default=[])

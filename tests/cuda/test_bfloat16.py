@@ -38,7 +38,7 @@ def check(y: Any, x: np.ndarray, k: np.ndarray, **keywords: Any) -> None:
 @pytest.mark.parametrize("kernel", ["any", "tiled", "tiled for its taps"])
 @pytest.mark.parametrize("place", ["host", "device", "streamed"])
 def test_sums_in_float32(monkeypatch: pytest.MonkeyPatch, kernel: str, place: str) -> None:
-    monkeypatch.setattr(direct, "_WORTH_COMPILING", 0)
+    monkeypatch.setattr(direct, "WORTH_COMPILING", 0)
     card = CUDABackend(EmulatedDevice(specialise=kernel == "tiled for its taps"))
     card.methods = CUDABackend.methods[1:] if kernel == "any" else CUDABackend.methods
     x, k = halves((3, 40, 50)), halves((15, 15))  # 225 products: 8 bits would not do

@@ -89,7 +89,7 @@ def source_of(row: Row) -> str:
     if row.name == "peak":
         return peak.source(row.dtype)
     if row.name == "any":
-        return kernel_source("any", row.dtype, row.dtype, {"SPATIAL": 3, "FILTER": 100})
+        return kernel_source("any", row.dtype, row.dtype, {"SPATIAL": 3, "FILTER": 100, "MEND": 0})
     if row.name == "multiply":
         outputs = 1 if row.layout == "one output" else planes.OUTPUTS
         constants = {"FILTER": 0, "TILES": planes.TILES, "OUTPUTS": outputs}

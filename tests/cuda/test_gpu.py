@@ -59,7 +59,7 @@ def test_conformance(cupy: Any, backend: CUDABackend) -> None:
 def test_kernels_compiled_for_their_taps(
     cupy: Any, monkeypatch: pytest.MonkeyPatch, layout: str, dtype: str
 ) -> None:
-    monkeypatch.setattr("xconv.cuda.direct._WORTH_COMPILING", 0)
+    monkeypatch.setattr("xconv.cuda.direct.WORTH_COMPILING", 0)
     x = (RNG.standard_normal((33, 40, 70)) * 50).astype(dtype)
     k = (RNG.standard_normal((5, 7)) * 50).astype(dtype)
     keywords = {"layout": layout, "boundary": "reflect"}

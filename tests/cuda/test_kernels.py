@@ -47,7 +47,7 @@ def wrong(
 
 @pytest.fixture
 def specialised(monkeypatch: pytest.MonkeyPatch) -> EmulatedDevice:
-    monkeypatch.setattr(direct, "_WORTH_COMPILING", 0)
+    monkeypatch.setattr(direct, "WORTH_COMPILING", 0)
     return EmulatedDevice(specialise=True)
 
 

@@ -24,7 +24,7 @@ from xconv.cuda.direct import AnyDirect, TiledDirect
 from xconv.cuda.transforms import CuFFT
 
 OPTIONS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-direct._WORTH_COMPILING = 0
+direct.WORTH_COMPILING = 0
 if {broken!r}:
     intact = launch.kernel_source
     edited = lambda *given: intact(*given).replace(*{broken!r})

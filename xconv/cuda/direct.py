@@ -19,6 +19,7 @@ from .source import sum_dtype, supported
 from .weights import Weights
 
 __all__ = [
+    "WORTH_COMPILING",
     "AnyDirect",
     "TiledDirect",
     "cval_of",
@@ -30,7 +31,7 @@ __all__ = [
     "steps",
 ]
 
-_WORTH_COMPILING = 1 << 22
+WORTH_COMPILING = 1 << 22
 """Multiply-adds of one call from which its kernel is compiled for its taps: NVRTC takes some tenths
 of a second for it, once, since the disk keeps it."""
 _CALLS = 64
@@ -68,17 +69,24 @@ def cval_of(problem: Problem) -> Any:
 
 
 def run_any(
-    device: Device, problem: Problem, weights: Weights, x: Any, y: Any, safe: Any = None
+    device: Device,
+    problem: Problem,
+    weights: Weights,
+    x: Any,
+    y: Any,
+    safe: Any = None,
+    mend: bool = False,
 ) -> None:
     """Launch one thread per output on the user's arrays, which are the device's.
 
-    Entries (batch..., G) of which the array `safe` holds 1 are left as they are.
+    Entries (batch..., G) of which the array `safe` holds 1 are left as they are.  With `mend` it
+    holds one flag: if that is set, results that are not finite are summed, no others.
     """
     where = _geometry(
         problem,
         steps(x.strides, problem.x_dtype, problem.x_axes),
         steps(y.strides, problem.dtype, problem.y_axes),
-        () if safe is None else tuple(safe.strides),
+        () if safe is None or mend else tuple(safe.strides),
     )
     launch_any(
         device,
@@ -90,6 +98,7 @@ def run_any(
         device.pointer(y),
         weights.given(device),
         0 if safe is None else device.pointer(safe),
+        mend,
     )
 
 
@@ -126,7 +135,7 @@ class _Tiled:
             device, where, problem.x_dtype, problem.dtype, cval_of(problem), by_value, fixed, number
         )
         self._work = where.outputs * where.taps
-        enough = 0 if self._work >= _WORTH_COMPILING else _CALLS * _WORTH_COMPILING
+        enough = 0 if self._work >= WORTH_COMPILING else _CALLS * WORTH_COMPILING
         self._left = enough if device.specialise else math.inf
         self._launch: Launch | None = None
         self._final = tiling.refusal(where) is not None

@@ -151,12 +151,14 @@ def launch_any(
     y: int,
     weights: int | bytes,
     skip: int = 0,
+    mend: bool = False,
 ) -> None:
     """The correlation with one thread per output, by addresses on the current device.
 
     The weights, themselves or at their address, are (groups, outputs, channels, taps...), of
-    `sum_dtype(dtype)`; `cval` is a scalar of it.  Batch axes that do not join, beyond those that
-    the kernel has room for, are looped over.
+    `sum_dtype(dtype)`; `cval` is a scalar of it.  With `mend`, only results that are not finite
+    are written, and none where the flag at `skip` is 0.  Batch axes that do not join, beyond those
+    that the kernel has room for, are looped over.
     """
     looped: list[Outer] = []
     if len(geometry.outer) > _ANY_OUTER:
@@ -164,7 +166,7 @@ def launch_any(
         looped = by_size[:-_ANY_OUTER]
         geometry = replace(geometry, outer=tuple(by_size[-_ANY_OUTER:]))
     by_value = isinstance(weights, bytes)
-    launch = any_launch(device, geometry, x_dtype, dtype, cval, by_value, device.number())
+    launch = any_launch(device, geometry, x_dtype, dtype, cval, by_value, mend, device.number())
     for at in product(*(range(axis.size) for axis in looped)):
         moved = [
             sum(n * getattr(axis, name) for n, axis in zip(at, looped, strict=True))
@@ -187,6 +189,7 @@ def any_launch(
     dtype: str,
     cval: Any,
     by_value: bool,
+    mend: bool,
     where: int,
 ) -> Launch:
     """The launch of `launch_any` without a loop, on the device of number `where`."""
@@ -206,7 +209,8 @@ def any_launch(
         cval=cval,
     )
     argument["order"][: len(order)] = order
-    source = kernel_source("any", x_dtype, dtype, {"SPATIAL": len(axes), "FILTER": filters})
+    constants = {"SPATIAL": len(axes), "FILTER": filters, "MEND": int(mend)}
+    source = kernel_source("any", x_dtype, dtype, constants)
     blocks = min(-(-geometry.outputs // 256), _MOST_BLOCKS)
     return Launch(device.kernel("any", source), blocks, (256, 1), 0, *_parts(argument, 4))
 

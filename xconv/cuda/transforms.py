@@ -20,7 +20,7 @@ from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem, Work, itemsize
-from . import fourier, planes, tiling
+from . import fourier, passes, planes, tiling
 from .direct import dtype_refusal, kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
 from .launch import launch_any, tiled_launch
@@ -150,12 +150,44 @@ class SeparablePasses(_OnViews, Separable):
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         work = super().work(problem, limits, facts)
         amounts = dict(work.amounts)
+        read, written = math.prod(problem.x_shape), math.prod(problem.y_shape)
+        item = itemsize(problem.accumulator)
+        scratch = None if passes.refusal(problem, facts) else passes.scratch(problem, limits)
+        if scratch:
+            between = problem.spatial - 1
+            amounts["memory"] = float(read * (item + between * 2 * item) + 2 * written * item)
+            chunks = -(-read * item // scratch)
+            amounts["calls"] = chunks * problem.spatial + 4.0
+            return replace(work, amounts=tuple(amounts.items()), scratch=scratch)
         # One launch for all taps of a pass; gathering and storing take about three more.
         amounts["calls"] *= (problem.spatial + 3) / sum(problem.kernel)
-        elements = math.prod(problem.x_shape) + math.prod(problem.y_shape)
-        passes = (facts.rank if facts else 1) * problem.spatial + 1
-        amounts["memory"] = float(elements * itemsize(problem.accumulator) * passes)
+        terms = (facts.rank if facts else 1) * problem.spatial + 1
+        amounts["memory"] = float((read + written) * item * terms)
         return _with_repair(replace(work, amounts=tuple(amounts.items())), problem)
+
+    def run(
+        self, backend: Any, problem: Problem, state: Any, x: Any, y: Any, limits: Limits
+    ) -> Any:
+        weights, facts = state
+        device = backend.device
+        if not passes.refusal(problem, facts) and 0 not in (*problem.y_shape, *problem.x_shape):
+            with backend.session(x, y) as (source, target):
+                number = device.number()
+                run = passes.passes(device, problem, limits, number, source.strides, target.strides)
+                if run:
+                    taps = weights.kept(
+                        device,
+                        "passes",
+                        lambda _: passes.vectors(device, problem, facts),
+                        np.dtype(problem.dtype),
+                        on_host=bool(weights.by_value),
+                    )
+                    run(device, taps, source, target)
+                    at = device.pointer(target)
+                    flag = passes.find_not_finite(device, problem.dtype, target.size, at)
+                    run_any(device, problem, weights, source, target, flag, mend=True)
+                    return backend.given_back(y, x)
+        return super().run(backend, problem, state, x, y, limits)
 
     def repair(
         self,

@@ -1,7 +1,8 @@
 // One thread per output, for every problem: any number of axes, any strides, 64-bit offsets.
 //
-// Put in front: Input, Value, Sum, SPATIAL, the number of convolved axes, and FILTER, the room for
-// taps passed by value (0: they are at `w`).
+// Put in front: Input, Value, Sum, SPATIAL, the number of convolved axes, FILTER, the room for taps
+// passed by value (0: they are at `w`), and MEND, whether only results that are not finite are
+// summed, and those only if the flag at `skip` is set.
 
 struct Call {
     const Input* x;
@@ -23,6 +24,7 @@ extern "C" __global__ void __launch_bounds__(256) any(const __grid_constant__ Ca
 {
     const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
     long long output = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (MEND && !*call.skip) return;
     for (; output < call.outputs; output += step) {
         At at{call.x, 0, {}};
         Value* y = call.y;
@@ -46,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(256) any(const __grid_constant__ Ca
                 y += i * axis.y;
             }
         }
-        if (skip && *skip) continue;
+        if (MEND ? is_finite(*y) : skip && *skip) continue;
         *y = Convert<Value>::of(sum_of_taps(call, at));
     }
 }

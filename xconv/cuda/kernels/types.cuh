@@ -111,3 +111,10 @@ template <class T> __device__ inline Complex<T> mad(Complex<T> a, Complex<T> b, 
 {
     return Complex<T>{mad(-a.im, b.im, mad(a.re, b.re, c.re)), mad(a.im, b.re, mad(a.re, b.im, c.im))};
 }
+
+// The difference is NaN for NaN and infinities; exact types have neither.
+template <class T> __device__ inline bool is_finite(T v) { return number(v) - number(v) == 0; }
+template <class T> __device__ inline bool is_finite(Complex<T> v)
+{
+    return is_finite(v.re) && is_finite(v.im);
+}
