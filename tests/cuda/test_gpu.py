@@ -67,6 +67,28 @@ def test_kernels_compiled_for_their_taps(
     assert not agrees(cupy.asnumpy(y), x, k, **keywords)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_strips(cupy: Any, monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """Which are chosen, since no tile is cheaper than what costs nothing."""
+    monkeypatch.setattr("xconv.cuda.tiling.cycles", lambda *_: float("inf"))
+    x = RNG.standard_normal((150, 300, 40)).astype(dtype)
+    k = RNG.standard_normal((9, 9)).astype(dtype)
+    for keywords in ({"mode": "valid"}, {"mode": "same", "boundary": "reflect"}):
+        y = xconv.convolve(cupy.asarray(x), k, layout="HWN", method="direct", **keywords)
+        assert not agrees(cupy.asnumpy(y), x, k, layout="HWN", **keywords)
+
+
+@pytest.mark.parametrize("layout", ["NHW", "HWN"])
+def test_passes_in_chunks(cupy: Any, layout: str) -> None:
+    x = RNG.standard_normal((30, 200, 250)).astype("f4")
+    x[3, 50, 60] = np.inf
+    k = np.multiply.outer(RNG.standard_normal(9), RNG.standard_normal(7)).astype("f4")
+    plan = xconv.plan(cupy.asarray(x), k, layout=layout, method="separable", max_memory=2 << 20)
+    right = reference.expected(x, k, layout=layout)
+    allowed = plan._choice()[0].method.rounding(plan.problem)
+    assert not right.disagreement(cupy.asnumpy(plan(cupy.asarray(x))), allowed)
+
+
 def test_work_is_ordered_on_the_current_stream(cupy: Any) -> None:
     """The result is right although the input is written by slow work on the same stream."""
     x, k = operands()

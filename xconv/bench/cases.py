@@ -309,6 +309,10 @@ def _gpu() -> list[Case]:
         _batch(GPU, 1000, 50, 5, "NHW", dtype="uint8", k_dtype="float32", mode="same",
                boundary="mirror")
     )  # fmt: skip
+    found += [
+        _batch(GPU, 1000, 50, 31, layout, mode="same", values="gaussian", forced=True)
+        for layout in ("HWN", "NHW")
+    ]
     found.append(Case(GPU, (8, 128, 128, 128), (5, 5, 5), "NDHW", "DHW", mode="same"))
     found += [_layer(GPU, 64, 64, 56, 64, 3, 1, 1, *order) for order in _ORDERS]
     found.append(_layer(GPU, 64, 64, 56, 64, 3, 1, 64, *_ORDERS[0]))

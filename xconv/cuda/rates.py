@@ -20,7 +20,7 @@ figure is 1/64 and 1/32 of the float32 one."""
 
 _REACHED = 0.6
 """Share of the sheet's figures that a kernel is taken to reach.  This, and what is derived from the
-figures below, is what `xconv calibrate` measured on an H200 (2026-11-26)."""
+figures below, is about what was measured on an H200 and an H100 (2026-11-26)."""
 
 
 def rates(card: str) -> Mapping[str, float]:
@@ -36,8 +36,8 @@ def rates(card: str) -> Mapping[str, float]:
     found = {
         "memory": memory,
         "transfer": _REACHED * 32e9,
-        "calls": 3e4,
-        "svd": 6e6,
+        "calls": 1e5,
+        "svd": 4e9,
         "efficiency": 1.0,
     }
     # Multiply-adds per second (two operations each), and bytes of one element.
@@ -55,5 +55,5 @@ def rates(card: str) -> Mapping[str, float]:
         found[f"direct.{dtype}"] = products
         found[f"any.{dtype}"] = single / 96  # address arithmetic for each product
         found[f"array.{dtype}"] = memory / (1.5 * size)
-        found[f"fft.{dtype}"] = memory / 4  # elements times axes
+        found[f"fft.{dtype}"] = memory / 6.5  # elements times axes
     return found
