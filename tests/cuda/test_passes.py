@@ -88,6 +88,16 @@ def test_groups_have_their_own_taps() -> None:
     assert device.launches == ["tiled", "tiled", "scan", "any"]
 
 
+@pytest.mark.parametrize(("layout", "shape"), [("CNHW", (6, 2, 30, 20)), ("CHW", (6, 30, 20))])
+def test_chunks_of_groups(layout: str, shape: tuple[int, ...]) -> None:
+    k = np.stack([kernel(3, 5) for _ in range(6)])
+    x = RNG.standard_normal(shape).astype("f4")
+    device = EmulatedDevice()
+    assert not wrong(device, x, k, layout=layout, kernel_layout="CHW", max_memory=6000)
+    assert device.launches.count("tiled") > 2
+    assert device.launches[-1] == "any"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_values_that_spread(value: float) -> None:
     """Outputs that the definition keeps finite are, although a pass made them NaN or infinite."""

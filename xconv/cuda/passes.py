@@ -171,9 +171,10 @@ def _cut(
     lead, rows = len(problem.batch) + 1, problem.output[order[0]]
     sizes = (*problem.batch, problem.groups)
     entries = math.prod(sizes)
-    far = max(range(lead), key=lambda a: abs(x_steps[a]) * (sizes[a] > 1))
     room = min(limits.block, limits.each)
-    if sizes[far] > 1 and abs(x_steps[far]) >= abs(x_steps[lead + 1 + order[0]]):
+    batch = [a for a in range(lead - 1) if sizes[a] > 1]  # groups have taps of their own
+    far = max(batch, key=lambda a: abs(x_steps[a]), default=-1)
+    if far >= 0 and abs(x_steps[far]) >= abs(x_steps[lead + 1 + order[0]]):
         entries //= sizes[far]
         together = room // max(_bytes(problem, order, entries, rows), 1)
         if together:
