@@ -16,6 +16,7 @@ import pytest
 
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
+from xconv.cuda import direct, tiling
 from xconv.cuda.direct import TiledDirect, nominal
 from xconv.cuda.geometry import Outer
 from xconv.cuda.launch import tiled_fields
@@ -29,12 +30,26 @@ RNG = np.random.default_rng(17)
 WARP = 32
 M_AT = tiled_fields(np.dtype("f4"), 0).fields["m"][1]
 NOTED = """
+#include <algorithm>
 #include <vector>
 static std::vector<unsigned long> noted;
 static unsigned long turn;
+#ifdef COUNTED  // a turn is what each thread touches after as many things
+static unsigned long turns[1024];
+static unsigned last_block = -1u;
+static void count(unsigned thread)
+{
+    if (blockIdx.x != last_block) std::fill(turns, turns + 1024, 0ul);
+    last_block = blockIdx.x;
+    turn = turns[thread]++;
+}
+#else
+static void count(unsigned) {}
+#endif
 static void note(const void* address, int written)
 {
     const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x;
+    count(thread);
     for (unsigned long n : {(unsigned long)address, (unsigned long)written,
                             (unsigned long)blockIdx.x, (unsigned long)thread, turn})
         noted.push_back(n);
@@ -72,8 +87,9 @@ class Noting(EmulatedDevice):
     def kernel(self, name: str, source: str) -> Any:
         types = "using Input = float;\nusing Value = float;\n"
         assert source.count(types) == 1
-        source = source.replace(types, NOTED)
-        for text, before in PLACES.items():
+        strips = name == "strips"  # where the lanes of a block are all
+        source = source.replace(types, "#define COUNTED\n" * strips + NOTED)
+        for text, before in () if strips else PLACES.items():
             head, found, tail = source.partition(text)
             assert found
             assert text not in tail
@@ -90,19 +106,24 @@ class Noting(EmulatedDevice):
             count = library.noted_count()
             self.noted = np.ctypeslib.as_array(library.noted_data(), (count,)).reshape(-1, 5).copy()
             self.threads = threads
-            self.lanes = int.from_bytes(argument[M_AT : M_AT + 4], "little")
+            self.lanes = 0 if strips else int.from_bytes(argument[M_AT : M_AT + 4], "little")
 
         return launch
 
 
 def scattered(
-    layout: str, shape: tuple[int, ...], order: Any = None, edit: Callable[[str], str] = str
+    layout: str,
+    shape: tuple[int, ...],
+    order: Any = None,
+    edit: Callable[[str], str] = str,
+    strips: bool = False,
 ) -> dict[str, int]:
     """How many requests to x, and to y, touch more runs of neighbours in memory than they need."""
     x = np.ascontiguousarray(RNG.standard_normal(shape, "f4").transpose(order or range(len(shape))))
     x = x.transpose(np.argsort(order)) if order else x
     k = np.ones((9,) if "L" in layout else (3, 5), "f4")
     device = Noting(edit)
+    device.specialise = strips
     backend = CUDABackend(device)
     backend.methods = (TiledDirect(),)
     plan = api.plan_on(backend, "correlate", on_device(x), k, layout=layout, mode="valid")
@@ -136,6 +157,8 @@ def requests(device: Noting, memory: np.ndarray, lane: Outer | None) -> Iterator
         ends = np.flatnonzero(np.diff(sorted(elements)) != 1)
         runs = 1 + len(ends)
         step = across if lane is None or device.lanes == lane.size else device.lanes
+        if lane and not device.lanes:
+            step = lane.size
         most = 1 if lane is None else 2 + (WARP - 2) // step
         if len(elements) > WARP:
             longest = int(np.diff([-1, *ends, len(elements) - 1]).max())
@@ -177,3 +200,25 @@ def test_a_walk_across_memory_is_found(case: int, text: str, instead: str, where
         return source.replace(text, instead)
 
     assert scattered(*CASES[case], edit)[where] > 0
+
+
+@pytest.fixture
+def strips_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "WORTH_COMPILING", 0)
+    monkeypatch.setattr(tiling, "cycles", lambda *_: float("inf"))
+
+
+@pytest.mark.usefixtures("strips_only")
+@pytest.mark.parametrize("shape", [(20, 40, 50), (20, 30, 17), (12, 24, 300)])
+def test_threads_of_strips_touch_neighbours(shape: tuple[int, ...]) -> None:
+    assert scattered("HWN", shape, strips=True) == {"x": 0, "y": 0}
+
+
+@pytest.mark.usefixtures("strips_only")
+def test_strips_across_memory_are_found() -> None:
+    def edit(source: str) -> str:
+        text = "const int lane = position % call.lanes"
+        assert source.count(text) == 1
+        return source.replace(text, "const int lane = position * 7 % call.lanes")
+
+    assert scattered("HWN", (20, 40, 50), None, edit, strips=True)["x"] > 0
