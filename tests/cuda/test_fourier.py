@@ -10,7 +10,7 @@ import pytest
 
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
-from xconv.cuda import fourier, planes
+from xconv.cuda import blocks, fourier, planes
 from xconv.cuda.transforms import CuFFT
 from xconv.errors import MemoryLimitError
 
@@ -292,7 +292,7 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
 def test_broken_kernels_are_found(
     monkeypatch: pytest.MonkeyPatch, kernel: str, layout: str, text: str, instead: str, what: str
 ) -> None:
-    intact: Callable[..., str] = fourier.kernel_source
+    intact: Callable[..., str] = blocks.kernel_source
 
     def broken(name: str, *rest: Any) -> str:
         source = intact(name, *rest)
@@ -301,7 +301,7 @@ def test_broken_kernels_are_found(
         assert source.count(text) == 1
         return source.replace(text, instead)
 
-    monkeypatch.setattr(fourier, "kernel_source", broken)
+    monkeypatch.setattr(blocks, "kernel_source", broken)
     shape = (12, 30, 50) if layout == "NHW" else (30, 50, 12)
     x, k = values(shape, "float32"), values((5, 5), "float32")
     x[3, 4, 5] = np.nan

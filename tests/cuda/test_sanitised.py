@@ -19,7 +19,7 @@ import numpy as np
 from tests.cuda.emulator import EmulatedDevice, on_device
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
-from xconv.cuda import direct, fourier, launch, passes, tiling
+from xconv.cuda import blocks, direct, launch, passes, tiling
 from xconv.cuda.direct import AnyDirect, TiledDirect
 from xconv.cuda.transforms import CuFFT, SeparablePasses
 
@@ -28,7 +28,7 @@ direct.WORTH_COMPILING = passes.WORTH_COMPILING = 0
 if {broken!r}:
     intact = launch.kernel_source
     edited = lambda *given: intact(*given).replace(*{broken!r})
-    launch.kernel_source = fourier.kernel_source = passes.kernel_source = edited
+    launch.kernel_source = blocks.kernel_source = passes.kernel_source = edited
 rng = np.random.default_rng(3)
 shapes = [("NHW", (2, 21, 35)), ("HWN", (13, 12, 9)), ("NL", (3, 50))]
 lanes = [("HWN", (13, 7, 33)), ("HWN", (4, 6, 40))]  # the second narrower than a thread sums

@@ -20,7 +20,7 @@ from ..methods.direct import Direct
 from ..methods.fft import FFT
 from ..methods.separable import Separable
 from ..problem import Problem, Work, itemsize
-from . import fourier, passes, planes, tiling
+from . import blocks, fourier, passes, planes, tiling
 from .direct import dtype_refusal, kernel_refusal, run_any
 from .geometry import Geometry, Outer, Spatial, merged
 from .launch import launch_any, tiled_launch
@@ -114,8 +114,8 @@ class CuFFT(FFT):
     def refuses(self, problem: Problem) -> str | None:
         if problem.spatial > fourier.AXES:
             return f"cuFFT has plans of up to {fourier.AXES} axes, and this convolves more"
-        if len(problem.batch) >= fourier.OUTERS:
-            return f"x has {fourier.OUTERS} or more batch axes"
+        if len(problem.batch) >= blocks.OUTERS:
+            return f"x has {blocks.OUTERS} or more batch axes"
         return super().refuses(problem) or kernel_refusal(problem)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
@@ -133,7 +133,7 @@ class CuFFT(FFT):
         weights, magnitude = state
         with backend.session(x, y) as (source, target):
             if 0 not in problem.y_shape:
-                by_value = fourier.passes_by_value(weights, problem.accumulator)
+                by_value = blocks.passes_by_value(weights, problem.accumulator)
                 place = device.number(), source.strides, target.strides
                 run = fourier.correlation(device, problem, limits, by_value, *place)
                 run(weights, magnitude, source, target)
