@@ -243,23 +243,15 @@ class Run {
 }  // namespace
 
 void PositionSums::check() const {
-  const size_t rank = taps.size();
-  auto refuse = [](const char* why) { throw std::invalid_argument(why); };
   if (type != Type::float32 && type != Type::float64 && type != Type::complex64 &&
       type != Type::complex128) {
     refuse("sums over positions are of float32, float64, complex64 or complex128");
   }
-  if (rank == 0 || x_shape.size() != 3 + rank || y_shape.size() != 3 + rank ||
-      stride.size() != rank || dilation.size() != rank || pad.size() != rank ||
-      block.size() != 2 + rank || shares < 1) {
-    refuse("shapes, stride, dilation, pad and block must fit the number of taps' axes");
+  check_shapes();
+  if (block.size() != 2 + taps.size() || shares < 1) {
+    refuse("block must fit the number of taps' axes");
   }
-  if (x_shape[0] != y_shape[0] || x_shape[1] != y_shape[1]) refuse("x and gy do not fit");
-  for (const Sizes* sizes : {&x_shape, &y_shape, &taps, &stride, &dilation, &block}) {
-    for (const ptrdiff_t n : *sizes) {
-      if (n < 1) refuse("sizes must be at least 1");
-    }
-  }
+  check_sizes(block);
 }
 
 int PositionSums::lanes(const Isa& isa) const {

@@ -7,19 +7,13 @@
 // the stride, b is summed, and i is a batch axis.
 #pragma once
 
-#include <vector>
-
-#include "direct.h"
+#include "gradient.h"
 
 namespace xconv {
 
-struct PositionSums {
-  using Sizes = std::vector<ptrdiff_t>;
-
-  Type x_type, type;  // of x; of gy and total, a float or complex type that is its own accumulator
-  Sizes x_shape;      // b, G, I, spatial...
-  Sizes y_shape;      // b, G, O, positions...
-  Sizes taps, stride, dilation, pad;
+// Its type is a float or complex one that is its own accumulator.
+struct PositionSums : Gradient {
+  Type x_type;
   Sizes block;           // b, G, positions...
   ptrdiff_t shares = 1;  // sums that the blocks are dealt to, each of the size of the total
   Boundary boundary = Boundary::constant;

@@ -279,20 +279,9 @@ class Run {
 }  // namespace
 
 void WindowSums::check() const {
-  const size_t rank = taps.size();
-  auto refuse = [](const char* why) { throw std::invalid_argument(why); };
   if (type != Type::float32 && type != Type::float64)
     refuse("window sums are of floats or doubles");
-  if (rank == 0 || x_shape.size() != 3 + rank || y_shape.size() != 3 + rank ||
-      stride.size() != rank || dilation.size() != rank || pad.size() != rank) {
-    refuse("shapes, stride, dilation and pad must fit the number of taps' axes");
-  }
-  if (x_shape[0] != y_shape[0] || x_shape[1] != y_shape[1]) refuse("gx and gy do not fit");
-  for (const Sizes* sizes : {&x_shape, &y_shape, &taps, &stride, &dilation}) {
-    for (const ptrdiff_t n : *sizes) {
-      if (n < 1) refuse("sizes must be at least 1");
-    }
-  }
+  check_shapes();
 }
 
 bool WindowSums::run(const Isa& isa, Array gx, Array gy, const void* weights, int workers,

@@ -7,20 +7,12 @@
 // positions they are kept in scratch, and added to gx window by window.
 #pragma once
 
-#include <vector>
-
-#include "direct.h"
+#include "gradient.h"
 
 namespace xconv {
 
-struct WindowSums {
-  using Sizes = std::vector<ptrdiff_t>;
-
-  Type type;      // float32 or float64
-  Sizes x_shape;  // b, G, I, spatial...
-  Sizes y_shape;  // b, G, O, positions...
-  Sizes taps, stride, dilation, pad;
-
+// Its type is float32 or float64.
+struct WindowSums : Gradient {
   // Throws std::invalid_argument where the numbers do not fit each other.
   void check() const;
 
