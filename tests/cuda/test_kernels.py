@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -86,7 +85,6 @@ def test_kernels_compiled_for_their_taps(
 def strips_only(specialised: EmulatedDevice, monkeypatch: pytest.MonkeyPatch) -> EmulatedDevice:
     """Strips are cheaper than any tile."""
     monkeypatch.setattr(tiling, "cycles", lambda *_: float("inf"))
-    monkeypatch.setattr(tiling, "choose", functools.cache(tiling.choose.__wrapped__))
     return specialised
 
 

@@ -6,20 +6,20 @@ import functools
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..problem import Problem, itemsize
-from .device import Device, Kernel
+from .device import Device
 from .direct import cval_of
 from .geometry import OUTER, SPATIAL, Outer, filled, merged, record
+from .launch import Launch, parts
 from .planes import OUTPUTS, TILES, Shape, Tiles
 from .source import kernel_source
 from .weights import Weights
 
-__all__ = ["OUTERS", "Step", "launches", "passes_by_value", "spreading"]
+__all__ = ["OUTERS", "launches", "passes_by_value", "spreading"]
 
 OUTERS = 24
 """Most batch axes and groups."""
@@ -34,24 +34,6 @@ def passes_by_value(weights: Weights, dtype: str) -> bool:
 
 _WARPS = 8
 """Of a block, as in tiles.cuh."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A kernel of a block: what is passed with each call goes in front of the rest."""
-
-    kernel: Kernel
-    blocks: int
-    threads: tuple[int, int]
-    shared: int
-    head: struct.Struct
-    rest: bytes
-    room: int = 0
-    """Bytes for taps that are passed by value, behind the rest."""
-
-    def __call__(self, *head: int, taps: bytes = b"") -> None:
-        argument = self.head.pack(*head) + self.rest + taps.ljust(self.room, b"\0")
-        self.kernel(self.blocks, self.threads, self.shared, argument)
 
 
 _TILES_HEAD = struct.Struct("5Q2q2I")
@@ -107,11 +89,9 @@ def spread_fields(spatial: int, total: np.dtype[Any], filters: int = 0) -> np.dt
     )
 
 
-def _behind(call: np.ndarray[Any, Any], head: struct.Struct) -> tuple[bytes, int]:
-    """`rest` and `room` of a step with this record, which ends with its taps."""
-    fields: Any = call.dtype.fields
-    taps = fields["filter"][1]
-    return call.tobytes()[head.size : taps], call.nbytes - taps
+def _filters(by_value: bool, total: np.dtype[Any]) -> int:
+    """Room for taps passed by value."""
+    return _BY_VALUE_BYTES // total.itemsize if by_value else 0
 
 
 @functools.lru_cache(512)
@@ -122,10 +102,10 @@ def spreading(
     planes: int,
     by_value: bool,
     number: int,
-) -> Step:
+) -> Launch:
     """What puts taps into so many planes, on the device of that number."""
     plane, total = shape.plane(lengths), np.dtype(shape.dtype)
-    filters = _BY_VALUE_BYTES // total.itemsize if by_value else 0
+    filters = _filters(by_value, total)
     call = filled(
         spread_fields(len(lengths), total, filters),
         kernels=shape.kernels, pitch=shape.pitch(lengths), plane=plane, parts=-(-plane // 256),
@@ -136,7 +116,7 @@ def spreading(
     constants: dict[str, int | str] = {"SPATIAL": len(lengths), "FILTER": filters}
     kernel = device.kernel("spread", kernel_source("spread", shape.dtype, shape.dtype, constants))
     blocks = planes * int(call["parts"])
-    return Step(kernel, blocks, (256, 1), 0, _SPREAD_HEAD, *_behind(call, _SPREAD_HEAD))
+    return Launch(kernel, blocks, (256, 1), 0, *parts(call, _SPREAD_HEAD))
 
 
 def launches(
@@ -148,7 +128,7 @@ def launches(
     repaired: int,
     by_value: bool,
     distances: tuple[Sequence[int], Sequence[int]],
-) -> tuple[Step, Step, Step, Step]:
+) -> tuple[Launch, Launch, Launch, Launch]:
     """Our kernels for blocks of so many tiles; distances in x and y by canonical axis."""
     spatial, lengths, total = shape.spatial, tiles.lengths, np.dtype(shape.dtype)
     lead = len(problem.batch) + 1
@@ -185,16 +165,15 @@ def launches(
 
     def step(
         name: str, blocks: int, shared: int, runs: int, filters: int, **constants: int | str
-    ) -> Step:
+    ) -> Launch:
         call = fill(tiles_fields(len(spatial), total, filters), runs=runs)
         for field, numbers in arrays.items():
             call[field] = numbers
         constants |= {"SPATIAL": len(spatial), "FILTER": filters}
         kernel = device.kernel(name, kernel_source(name, problem.x_dtype, problem.dtype, constants))
-        behind = _behind(call, _TILES_HEAD)
-        return Step(kernel, blocks, (32, _WARPS), shared, _TILES_HEAD, *behind)
+        return Launch(kernel, blocks, (32, _WARPS), shared, *parts(call, _TILES_HEAD))
 
-    def rows_of_planes(name: str, lanes: int, members: int, lines: int, columns: int) -> Step:
+    def rows_of_planes(name: str, lanes: int, members: int, lines: int, columns: int) -> Launch:
         run = 64 if lanes else 512
         runs, planes = -(-columns // run), block * members
         blocks = -(-planes // 32) * lines * runs if lanes else -(-planes * lines * runs // _WARPS)
@@ -203,7 +182,7 @@ def launches(
 
     lines = -(-out_rows * shape.outputs // _WARPS)
     slices = max(min(lines, 2048 // repaired), 1)
-    filters = _BY_VALUE_BYTES // total.itemsize if by_value else 0
+    filters = _filters(by_value, total)
     return (
         rows_of_planes("gather", x_lanes, shape.channels, rows, lengths[-1]),
         _multiplication(device, shape, tiles, block, _before(first, rest, tiles)),
@@ -243,7 +222,7 @@ def _before(first: Sequence[Outer], rest: Sequence[Outer], tiles: Tiles) -> int:
     return before
 
 
-def _multiplication(device: Device, shape: Shape, tiles: Tiles, block: int, before: int) -> Step:
+def _multiplication(device: Device, shape: Shape, tiles: Tiles, block: int, before: int) -> Launch:
     complex_ = {4: "complex64", 8: "complex128"}[itemsize(shape.dtype) // (2 - shape.real)]
     outputs = min(shape.outputs, OUTPUTS)
     points = shape.plane(tiles.lengths) // (1 + shape.real)
@@ -258,5 +237,5 @@ def _multiplication(device: Device, shape: Shape, tiles: Tiles, block: int, befo
     constants: dict[str, int | str] = {"FILTER": 0, "TILES": each, "OUTPUTS": outputs}
     source = kernel_source("multiply", complex_, complex_, constants)
     blocks = blocks_point * blocks_output * -(-block // each)
-    behind = call.tobytes()[_MULTIPLY_HEAD.size :]
-    return Step(device.kernel("multiply", source), blocks, (256, 1), 0, _MULTIPLY_HEAD, behind)
+    rest = call.tobytes()[_MULTIPLY_HEAD.size :]
+    return Launch(device.kernel("multiply", source), blocks, (256, 1), 0, _MULTIPLY_HEAD, rest)

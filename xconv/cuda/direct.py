@@ -26,6 +26,7 @@ __all__ = [
     "dtype_refusal",
     "kernel_refusal",
     "nominal",
+    "nominal_steps",
     "run_any",
     "run_tiled",
     "steps",
@@ -44,17 +45,16 @@ def steps(strides: Sequence[int], dtype: str, axes: Sequence[Axis]) -> tuple[int
     return tuple(0 if a.of < 0 else strides[a.of] // item * a.step for a in axes)
 
 
+def nominal_steps(shape: Sequence[int], axes: Sequence[Axis]) -> tuple[int, ...]:
+    """`steps` of a contiguous array."""
+    return tuple(0 if a.of < 0 else math.prod(shape[a.of + 1 :]) * a.step for a in axes)
+
+
 @lru_cache(512)
 def nominal(problem: Problem) -> Geometry:
     """The geometry of contiguous arrays, to ask before there are any."""
     shapes = (problem.x_shape, problem.x_axes), (problem.y_shape, problem.y_axes)
-    return geometry(
-        problem,
-        *(
-            tuple(0 if a.of < 0 else math.prod(shape[a.of + 1 :]) * a.step for a in axes)
-            for shape, axes in shapes
-        ),
-    )
+    return geometry(problem, *(nominal_steps(*of_one) for of_one in shapes))
 
 
 _geometry = lru_cache(2048)(geometry)
@@ -107,7 +107,7 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
     launch = _tiled(device, problem, weights.by_value, device.number(), x.strides, y.strides)()
     if launch is None:
         return False
-    launch(device.pointer(x), device.pointer(y), weights.given(device))
+    launch.correlate(device.pointer(x), device.pointer(y), weights.given(device))
     return True
 
 

@@ -19,10 +19,11 @@ import numpy as np
 from ..errors import MemoryLimitError
 from ..methods.base import Limits
 from ..problem import Problem
-from .blocks import Step, launches, spreading
+from .blocks import launches, spreading
 from .device import Device
 from .direct import steps
 from .geometry import geometry
+from .launch import Launch
 from .planes import Shape, Tiles, at_once, choose, kernels_at_once, order_of, shape_of
 from .weights import Weights
 
@@ -73,10 +74,10 @@ class Correlation:
     """Tiles whose peaks are kept, for one launch of `repair`: some blocks."""
     by_value: bool
     """Whether the taps are passed by value."""
-    gather: Step
-    multiply: Step
-    scatter: Step
-    repair: Step
+    gather: Launch
+    multiply: Launch
+    scatter: Launch
+    repair: Launch
 
     def __call__(self, weights: Weights, magnitude: float, x: Any, y: Any) -> None:
         """Order all launches on the current stream."""
@@ -113,7 +114,7 @@ class Correlation:
                 inverse(products)
                 self.scatter(at_x, at_y, 0, at_products, *rest)
             rest = at_peaks, begin, end - begin, low, high
-            self.repair(at_x, at_y, at_taps, at_products, *rest, taps=values)
+            self.repair(at_x, at_y, at_taps, at_products, *rest, values=values)
 
 
 def _transforms(
@@ -154,7 +155,7 @@ def _spectrum(
     spread = spreading(device, shape, lengths, planes, by_value, device.number())
     if by_value:
         taps = taps.tobytes()
-        spread(0, device.pointer(spectra), taps=taps)
+        spread(0, device.pointer(spectra), values=taps)
     else:
         spread(device.pointer(taps), device.pointer(spectra))
     transform = device.transform(lengths, together, shape.dtype, False)

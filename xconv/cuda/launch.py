@@ -18,7 +18,7 @@ from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, filled, record
 from .source import kernel_source, sum_dtype
 from .tiling import Roles, Tile
 
-__all__ = ["BY_VALUE_BYTES", "Launch", "any_refusal", "launch_any", "tiled_launch"]
+__all__ = ["BY_VALUE_BYTES", "Launch", "any_refusal", "launch_any", "parts", "tiled_launch"]
 
 BY_VALUE_BYTES = 3072
 """Most weights that a call passes by value; with the rest of the argument they stay within the
@@ -32,26 +32,34 @@ _NO_AXIS = Spatial(0, 0, 1, 1, low=0, taps=1, stride=1, dilation=1, boundary=0)
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A kernel with its shape and its argument; only the pointers are missing."""
+    """A kernel with its shape and its argument; only what changes from call to call is missing."""
 
     kernel: Kernel
     blocks: int
     threads: tuple[int, int]
     shared: int
+    head: struct.Struct
+    """What each call fills in, with which the argument begins."""
     rest: bytes
-    """The argument behind the addresses, with which both structs begin, up to the weights."""
-    room: int
+    """The argument behind it, up to the weights."""
+    room: int = 0
     """Bytes for weights that are passed by value, at the end of the argument."""
 
-    def __call__(self, x: int, y: int, weights: int | bytes, *flags: int) -> None:
-        """Run on the memory at these addresses; the weights may be passed themselves.
-
-        The work is ordered on the current stream.
-        """
-        at, values = (0, weights) if isinstance(weights, bytes) else (weights, b"")
-        head = struct.pack(f"{3 + len(flags)}Q", x, y, at, *flags)
-        argument = head + self.rest + values.ljust(self.room, b"\0")
+    def __call__(self, *head: int, values: bytes = b"") -> None:
+        """Run with these; the work is ordered on the current stream."""
+        argument = self.head.pack(*head) + self.rest + values.ljust(self.room, b"\0")
         self.kernel(self.blocks, self.threads, self.shared, argument)
+
+    def correlate(self, x: int, y: int, weights: int | bytes, *flags: int) -> None:
+        """Run on the memory at these addresses; the weights may be passed themselves."""
+        if isinstance(weights, bytes):
+            self(x, y, 0, *flags, values=weights)
+        else:
+            self(x, y, weights, *flags)
+
+
+_ADDRESSES, _ADDRESSES_AND_FLAGS = struct.Struct("3Q"), struct.Struct("4Q")
+"""Of x, y and the weights; and of flags."""
 
 
 def any_fields(spatial: int, total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
@@ -72,11 +80,22 @@ def any_fields(spatial: int, total: np.dtype[Any], filters: int) -> np.dtype[np.
     )
 
 
+_EDGES = (
+    "rows_in rows_out rows_low rows_boundary columns_in columns_out columns_low columns_boundary"
+)
+
+
+def _edges(part: Roles) -> dict[str, int]:
+    """What lies in and beyond the two axes of a tile or a strip, by the names of its record."""
+    axes = (part.rows, part.columns)
+    values = [n for a in axes for n in (a.size, a.outputs, a.low, a.boundary)]
+    return dict(zip(_EDGES.split(), values, strict=True))
+
+
 def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
     """The struct Call of tiled.cu."""
     counts = (
-        "rows_in rows_out rows_low rows_boundary "
-        "columns_in columns_out columns_low columns_boundary "
+        f"{_EDGES} "
         "lanes channels slabs outers taps_h taps_w stride_h dilation_h m x_down y_down "
         "pitch tile_h tile_w tile_elements sources_at"
     )
@@ -97,11 +116,7 @@ def tiled_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
 
 def strip_fields(total: np.dtype[Any], filters: int) -> np.dtype[np.void]:
     """The struct Call of strips.cu."""
-    counts = (
-        "rows_in rows_out rows_low rows_boundary "
-        "columns_in columns_out columns_low columns_boundary "
-        "lanes positions parts strips rows outers"
-    )
+    counts = f"{_EDGES} lanes positions parts strips rows outers"
     return record(
         [
             *((name, np.uint64, 0) for name in ("x", "y", "w")),
@@ -127,11 +142,11 @@ def divisor(size: int) -> np.ndarray[Any, Any]:
     )
 
 
-def _parts(argument: np.ndarray[Any, Any], addresses: int) -> tuple[bytes, int]:
-    """`rest` and `room` of a launch with this record, which begins with so many addresses."""
+def parts(argument: np.ndarray[Any, Any], head: struct.Struct) -> tuple[struct.Struct, bytes, int]:
+    """`head`, `rest` and `room` of a launch with this record, which ends with the weights."""
     fields: Any = argument.dtype.fields
     filters = fields["filter"][1]
-    return argument.tobytes()[8 * addresses : filters], argument.nbytes - filters
+    return head, argument.tobytes()[head.size : filters], argument.nbytes - filters
 
 
 def any_refusal(geometry: Geometry) -> str | None:
@@ -173,7 +188,7 @@ def launch_any(
             for name in ("x", "y", "w", "skip")
         ]
         before = moved[2] * sum_dtype(dtype).itemsize
-        launch(
+        launch.correlate(
             x + moved[0] * itemsize(x_dtype),
             y + moved[1] * itemsize(dtype),
             weights[before:] if isinstance(weights, bytes) else weights + before,
@@ -214,7 +229,8 @@ def any_launch(
     # Most calls that mend find nothing to do: few blocks, which go on to the next outputs.
     most = 16 * device.processors() if mend else _MOST_BLOCKS
     blocks = min(-(-geometry.outputs // 256), most)
-    return Launch(device.kernel("any", source), blocks, (256, 1), 0, *_parts(argument, 4))
+    kernel = device.kernel("any", source)
+    return Launch(kernel, blocks, (256, 1), 0, *parts(argument, _ADDRESSES_AND_FLAGS))
 
 
 @functools.lru_cache(2048)
@@ -248,7 +264,7 @@ def tiled_launch(
     source = kernel_source("tiled", x_dtype, dtype, constants(part, tile, filters))
     kernel = device.kernel("tiled", source)
     blocks = math.prod(tile.blocks(part))
-    return Launch(kernel, blocks, tile.threads, tile.shared, *_parts(argument, 3))
+    return Launch(kernel, blocks, tile.threads, tile.shared, *parts(argument, _ADDRESSES))
 
 
 def _tiled_argument(
@@ -261,10 +277,7 @@ def _tiled_argument(
         tiled_fields(total, filters),
         x_row=rows.x, x_column=columns.x, x_lane=lane.x, x_channel=part.x_channel,
         y_row=rows.y, y_column=columns.y, y_lane=lane.y, w_lane=lane.w,
-        rows_in=rows.size, rows_out=rows.outputs, rows_low=rows.low, rows_boundary=rows.boundary,
-        stride_h=rows.stride, dilation_h=rows.dilation,
-        columns_in=columns.size, columns_out=columns.outputs, columns_low=columns.low,
-        columns_boundary=columns.boundary,
+        **_edges(part), stride_h=rows.stride, dilation_h=rows.dilation,
         lanes=lane.size, channels=part.channels, slabs=part.slabs,
         outers=len(part.outer), taps_h=rows.taps, taps_w=columns.taps,
         m=tile.m, x_down=part.x_down, y_down=part.y_down,
@@ -315,16 +328,14 @@ def strip_launch(
     argument = filled(
         strip_fields(total, filters),
         x_row=rows.x, x_lane=lane.x, y_row=rows.y, y_lane=lane.y,
-        rows_in=rows.size, rows_out=rows.outputs, rows_low=rows.low, rows_boundary=rows.boundary,
-        columns_in=columns.size, columns_out=columns.outputs, columns_low=columns.low,
-        columns_boundary=columns.boundary,
-        lanes=lane.size, positions=strip.positions(part), parts=blocks[0], strips=blocks[1],
-        rows=strip.rows, outers=len(part.outer), outer=part.outer[::-1], cval=cval,
+        **_edges(part), lanes=lane.size, positions=strip.positions(part),
+        parts=blocks[0], strips=blocks[1], rows=strip.rows,
+        outers=len(part.outer), outer=part.outer[::-1], cval=cval,
     )  # fmt: skip
     source = kernel_source("strips", x_dtype, dtype, strip_constants(part, strip))
     kernel = device.kernel("strips", source)
     threads = strips.THREADS, 1
-    return Launch(kernel, math.prod(blocks), threads, strip.shared, *_parts(argument, 3))
+    return Launch(kernel, math.prod(blocks), threads, strip.shared, *parts(argument, _ADDRESSES))
 
 
 def strip_constants(part: Roles, strip: strips.Strip) -> dict[str, int | str]:

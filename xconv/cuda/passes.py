@@ -23,7 +23,7 @@ from ..methods.separable import Factors
 from ..problem import BOUNDARIES, Problem, itemsize
 from . import tiling
 from .device import Device
-from .direct import WORTH_COMPILING, steps
+from .direct import WORTH_COMPILING, nominal_steps, steps
 from .geometry import Geometry, Outer, Spatial, filled, merged, record
 from .launch import BY_VALUE_BYTES, Launch, tiled_launch
 from .source import kernel_source, sum_dtype
@@ -47,18 +47,14 @@ def refusal(problem: Problem, facts: Factors | None) -> str | None:
 def vectors(device: Device, problem: Problem, facts: Factors) -> list[Any]:
     """The taps (G, K) of each axis, in correlation form: bytes, or arrays where they are many."""
     found: list[Any] = []
-    for vector in facts.vectors:
-        if problem.op == "convolve":
-            vector = vector[..., ::-1]
-        elif vector.dtype.kind == "c":
-            vector = vector.conj()
+    for vector in facts.correlating(problem):
         taps = np.ascontiguousarray(vector[0, :, 0, 0], problem.dtype)
         found.append(taps.tobytes() if taps.nbytes <= BY_VALUE_BYTES else device.xp.asarray(taps))
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _Pass:
     """A launch, and where it reads and writes: 0 is x, 1 is y, 2 and 3 are scratch; and bytes from
     their beginnings."""
 
@@ -77,7 +73,7 @@ class Passes:
     dtype: np.dtype[Any]
     parts: tuple[int, ...]
     """Elements of each part of the scratch."""
-    launches: tuple[_Step, ...]
+    launches: tuple[_Pass, ...]
 
     def __call__(self, device: Device, taps: Sequence[Any], x: Any, y: Any) -> None:
         """Order all launches on the current stream."""
@@ -85,7 +81,7 @@ class Passes:
         at = [device.pointer(a) for a in (x, y, *scratch)]
         given = [w if isinstance(w, bytes) else device.pointer(w) for w in taps]
         for step in self.launches:
-            step.launch(
+            step.launch.correlate(
                 at[step.source] + step.source_at,
                 at[step.target] + step.target_at,
                 given[step.axis],
@@ -111,7 +107,7 @@ def passes(
     cut = _cut(problem, order, x_steps, limits)
     if cut is None or not _dense(problem, y_steps):
         return None
-    found: list[_Step] = []
+    found: list[_Pass] = []
     parts = [0, 0]
     for chunk in _chunks(problem, order[0], *cut):
         for step, elements in _of_chunk(device, problem, number, order, x_steps, y_steps, chunk):
@@ -143,8 +139,7 @@ def _dense(problem: Problem, y_steps: Sequence[int]) -> bool:
 
 def scratch(problem: Problem, limits: Limits) -> int | None:
     """Bytes that the passes over contiguous arrays need; None where more than is allowed."""
-    sizes = (*problem.batch, problem.groups, problem.inputs, *problem.size)
-    x_steps = [math.prod(sizes[a + 1 :]) for a in range(len(sizes))]
+    x_steps = nominal_steps(problem.x_shape, problem.x_axes)
     order = _order(problem, x_steps)
     cut = _cut(problem, order, x_steps, limits)
     return cut and _bytes(problem, order, *cut[1:])
@@ -212,7 +207,7 @@ def _of_chunk(
     x_steps: Sequence[int],
     y_steps: Sequence[int],
     chunk: tuple[int, slice, slice],
-) -> Iterator[tuple[_Step | None, int]]:
+) -> Iterator[tuple[_Pass | None, int]]:
     """The passes over a chunk, and how many elements each leaves."""
     cut, entries, rows = chunk
     lead = len(problem.batch) + 1
@@ -259,27 +254,27 @@ def _of_chunk(
                 device, where, dtype, problem.dtype, zero, weights * by_value, fixed, number
             )
         elements = math.prod(leads) * math.prod(sizes)
-        step = _Step(axis, launch, place, at, target, target_at * item) if launch else None
+        step = _Pass(axis, launch, place, at, target, target_at * item) if launch else None
         yield step, elements
         given, place, at, dtype = taken, target, 0, problem.dtype
 
 
-_THREADS, _EACH = 256, 16
+_EACH = 16
+"""Elements that a thread of scan.cu has on their way at a time."""
+_SCAN_HEAD = struct.Struct("2Q")
 
 
 @functools.lru_cache(64)
-def _scan(device: Device, dtype: str, count: int, number: int) -> tuple[Any, int, bytes]:
-    call = filled(
-        record([("y", np.uint64, 0), ("flag", np.uint64, 0), ("count", np.int64, 0)]), count=count
-    )
+def _scan(device: Device, dtype: str, count: int, number: int) -> Launch:
+    fields = record([("y", np.uint64, 0), ("flag", np.uint64, 0), ("count", np.int64, 0)])
+    rest = filled(fields, count=count).tobytes()[_SCAN_HEAD.size :]
     source = kernel_source("scan", dtype, dtype, {"FILTER": 0, "EACH": _EACH})
-    blocks = min(-(-count // (_THREADS * _EACH)), 1 << 16)
-    return device.kernel("scan", source), blocks, call.tobytes()[16:]
+    blocks = min(-(-count // (256 * _EACH)), 1 << 16)
+    return Launch(device.kernel("scan", source), blocks, (256, 1), 0, _SCAN_HEAD, rest)
 
 
 def find_not_finite(device: Device, dtype: str, count: int, y: int) -> Any:
     """One byte on the device that is not 0 if one of so many elements is not finite."""
     flag = device.xp.zeros(1, dtype=np.uint8)
-    kernel, blocks, rest = _scan(device, dtype, count, device.number())
-    kernel(blocks, (_THREADS, 1), 0, struct.pack("2Q", y, device.pointer(flag)) + rest)
+    _scan(device, dtype, count, device.number())(y, device.pointer(flag))
     return flag

@@ -180,7 +180,7 @@ class SeparablePasses(_OnViews, Separable):
                         "passes",
                         lambda _: passes.vectors(device, problem, facts),
                         np.dtype(problem.dtype),
-                        on_host=bool(weights.by_value),
+                        on_host=True,  # the factors come from the plan
                     )
                     run(device, taps, source, target)
                     at = device.pointer(target)
@@ -243,7 +243,7 @@ class SeparablePasses(_OnViews, Separable):
             launch = tiled_launch(device, where, dtype, dtype, zero, 0, device.specialise, number)
         addresses = device.pointer(part), device.pointer(result), device.pointer(taps)
         if launch:
-            launch(*addresses)
+            launch.correlate(*addresses)
         else:
             launch_any(device, where, dtype, dtype, zero, *addresses)
         return result

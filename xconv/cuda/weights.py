@@ -52,8 +52,8 @@ class Weights:
     ) -> Any:
         """What `make` returned for the weights on the current device, as contiguous `dtype`.
 
-        It is made once, and not used before it is ready, on whatever stream.  With `on_host`,
-        which takes weights that are passed by value, it is made from a NumPy array.
+        It is made once, and not used before it is ready, on whatever stream.  With `on_host`
+        weights that came from the host are not sent over: `make` gets the NumPy array.
         """
         key = (device.number(), name)
         if key not in self._kept:

@@ -41,6 +41,14 @@ class Factors:
     def rank(self) -> int:
         return int(self.vectors[0].shape[0])
 
+    def correlating(self, problem: Problem) -> Iterator[np.ndarray]:
+        """The vectors in the order, and conjugated as, a correlation takes them."""
+        for vector in self.vectors:
+            if problem.op == "convolve":
+                yield vector[..., ::-1]
+            else:
+                yield vector.conj() if vector.dtype.kind == "c" else vector
+
 
 def factor(
     kernel: np.ndarray, spatial: int, tolerance: float, most: int
@@ -216,13 +224,10 @@ class Separable(Method):
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Factors, limits: Limits
     ) -> tuple[Any, Any, float]:
-        vectors = []
-        for vector in facts.vectors:
-            if problem.op == "convolve":
-                vector = vector[..., ::-1]
-            elif vector.dtype.kind == "c":
-                vector = vector.conj()
-            vectors.append(backend.asarray(vector, problem.accumulator, weights))
+        vectors = [
+            backend.asarray(vector, problem.accumulator, weights)
+            for vector in facts.correlating(problem)
+        ]
         return vectors, weights, facts.magnitude
 
     def run(

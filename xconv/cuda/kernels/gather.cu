@@ -31,8 +31,6 @@ static __device__ inline Row row_of(const Call& call, const Place& at, int chann
     return found;
 }
 
-static __device__ inline Sum converted(Input v) { return Convert<Sum>::of(Convert<Value>::of(v)); }
-
 // Elements c, c + STEP, ... before `end` go to `to`; their peak.
 template <int STEP> static __device__ inline unsigned copy(
     const Call& call, const Row& row, int c, int end, Sum* to)

@@ -48,6 +48,9 @@ struct Spatial {
     int taps, stride, dilation, boundary;
 };
 
+// An element on its way into a sum.
+static __device__ inline Sum converted(Input v) { return Convert<Sum>::of(Convert<Value>::of(v)); }
+
 // A tap, of those passed by value or of those in memory.
 template <class Call> __device__ inline Sum tap_at(const Call& call, long long at)
 {

@@ -3,6 +3,12 @@
 //
 // SLICES, put in front, says into how many blocks the rows of a tile are divided.
 
+static __device__ inline bool is_safe(const Call& call, long long tile)
+{
+    const unsigned peak = call.peaks[tile];
+    return peak == 0 || (peak >= call.low && peak <= call.high);
+}
+
 extern "C" __global__ void __launch_bounds__(WARP* WARPS, 2) repair(const __grid_constant__ Call call)
 {
     constexpr int LAST = SPATIAL - 1;

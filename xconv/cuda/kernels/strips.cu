@@ -28,8 +28,6 @@ struct Call {
 
 constexpr int WINDOW = (RX - 1) * STRIDE_W + (TAPS_W - 1) * DILATION_W + 1;
 
-static __device__ inline Sum converted(Input v) { return Convert<Sum>::of(Convert<Value>::of(v)); }
-
 // Rows whose windows all lie in the image, one after the other.
 struct Inside {
     const Input* x;

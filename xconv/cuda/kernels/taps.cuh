@@ -25,7 +25,7 @@ template <> struct Taps<SPATIAL> {
     template <class Call>
     static __device__ void add(const Call& call, At& at, const Input* x, Sum& sum)
     {
-        const Sum v = x ? Convert<Sum>::of(Convert<Value>::of(*x)) : call.cval;
+        const Sum v = x ? converted(*x) : call.cval;
         sum = mad(v, tap_at(call, at.w++), sum);
     }
 };

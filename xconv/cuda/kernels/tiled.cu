@@ -195,7 +195,7 @@ template <int COUNT> static __device__ inline void fetch(Sum* to, const Input* f
     }
 #endif
 #pragma unroll
-    for (int e = 0; e < COUNT; ++e) to[e] = Convert<Sum>::of(Convert<Value>::of(from[e]));
+    for (int e = 0; e < COUNT; ++e) to[e] = converted(from[e]);
 }
 
 static __device__ inline void wait_for_fetched()

@@ -3,10 +3,9 @@
 // A tile is the input under a box of outputs of one entry.  It has a plane in scratch for each
 // channel, of rows of `pitch` elements, and later one for each output of the bank.
 //
-// Put in front: SPATIAL (convolved axes), FILTER (room for taps passed by value; 0: they
-// are at `w`), and LANES, which planes the 32 threads of a
-// warp take on the side of x or y: 0 one of them, along a row; 1 neighbouring tiles; 2 neighbouring
-// channels of a tile, or outputs.
+// Put in front: SPATIAL (convolved axes), FILTER (room for taps passed by value; 0: they are at
+// `w`), and LANES, which planes the 32 threads of a warp take on the side of x or y: 0 one of them,
+// along a row; 1 neighbouring tiles; 2 neighbouring channels of a tile, or outputs.
 
 struct Call {
     const Input* x;
@@ -139,10 +138,4 @@ static __device__ inline Plane plane_of(const Call& call, unsigned number, int m
 static __device__ inline Sum* elements(const Call& call, Plane plane, int members)
 {
     return call.planes + (plane.tile * members + plane.member) * call.rows * call.pitch;
-}
-
-static __device__ inline bool is_safe(const Call& call, long long tile)
-{
-    const unsigned peak = call.peaks[tile];
-    return peak == 0 || (peak >= call.low && peak <= call.high);
 }
