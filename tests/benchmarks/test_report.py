@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from xconv.bench import plots, report, tables, targets
-from xconv.bench.cases import cases
+from xconv.bench.cases import PUBLISHED, Case, cases
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -176,6 +176,27 @@ def test_a_failure_of_ours_is_a_loss(make):
     case = cases("seed")[0]
     failed = make(case, "xconv", 1.0) | {"status": "failed", "reason": "MemoryError: no"}
     assert "MemoryError: no" in tables.losses([failed, make(case, "torch conv2d", 1.0)])
+
+
+def test_published_times_stand_beside_those_of_the_same_cell(make):
+    s, n, k = next(iter(PUBLISHED))
+    names = ("scipy.signal.convolve", "scipy.signal.fftconvolve", "scipy.ndimage.convolve")
+
+    def table(layout, dtype, contenders):
+        sizes = {"H": s, "W": s, "N": n}
+        case = Case("seed", tuple(sizes[a] for a in layout), (k, k), layout, "HW", dtype)
+        records = [make(case, name, 0.1 * 2**i) for i, name in enumerate(contenders)]
+        return tables.seed_table(records), plots.seed_ratios(records)
+
+    told, drawn = table("HWN", "float64", names)
+    assert "16.6 : 2.11 : 1; here: 1 : 2 : 4" in told  # 909, 116 and 54.9 ms over the least
+    assert "published in 2016" in drawn
+    for other in (("NHW", "float64", names), ("HWN", "float32", names)):
+        told, drawn = table(*other)
+        assert "2016" not in told
+        assert not drawn or "2016" not in drawn
+    told, _ = table("HWN", "float64", names[1:])  # a call was left out: no ratios to compare
+    assert "2016" not in told
 
 
 def test_refusals_are_told_with_the_reason(make):

@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 
 from .cases import GPU
-from .results import Record, by_case, families, limits_of, median, named, of_kind, of_seed
+from .results import (
+    Record,
+    by_case,
+    cell,
+    families,
+    limits_of,
+    median,
+    named,
+    of_kind,
+    of_seed,
+    published,
+)
 from .targets import predictions
 
 __all__ = ["PLOTS", "drawn"]
@@ -63,7 +74,8 @@ def _figure(height: float = SIZE[1]) -> Iterator[tuple[Any, Any, list[str]]]:
             handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False
         )
     out = io.StringIO()
-    with rc_context({"svg.fonttype": "none"}):  # text stays text: small, and found by a search
+    # Text stays text: small, and found by a search; the same plot has the same ids.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "xconv"}):
         canvas.print_svg(out, metadata={"Date": None, "Creator": None})
     drawn.append(out.getvalue())
 
@@ -113,20 +125,21 @@ def seed_ratios(records: list[Record]) -> str | None:
             if points:
                 axes.scatter(*zip(*points, strict=True), s=34, label=name.removeprefix("scipy."),
                              zorder=4, color=COLOURS[shade])  # fmt: skip
+            then = [(t[name] / t[base], i) for i, (case, _) in enumerate(cells)
+                    if name in (t := published(case))]  # fmt: skip
+            if then:
+                axes.scatter(*zip(*then, strict=True), s=90, facecolor="none", linewidth=1.6,
+                             zorder=3, color=COLOURS[shade])  # fmt: skip
+        if any(published(case) for case, _ in cells):
+            axes.scatter([], [], s=90, facecolor="none", color="#495057", label="published in 2016")
         _rows(axes, [case for case, _ in cells])
         axes.set_xlabel("time / time of ndimage.convolve", fontsize=9)
     return drawn[0]
 
 
-def _cell(case: Record) -> str:
-    sizes = dict(zip(case["layout"], case["x"], strict=True))
-    kind = {"float32": "f32", "float64": "f64"}.get(case["dtype"], case["dtype"])
-    return f"{sizes['H']}, {sizes['N']}, {case['k'][0]} {case['layout']} {kind}"
-
-
 def _rows(axes: Any, cases: list[Record]) -> None:
     """One row for each case of the first table, from the top, over a logarithmic abscissa."""
-    axes.set_yticks(range(len(cases)), [_cell(case) for case in cases])
+    axes.set_yticks(range(len(cases)), [cell(case) for case in cases])
     axes.tick_params(axis="y", labelsize=8)
     axes.set_ylim(len(cases) - 0.5, -0.5)
     _logarithmic(axes, "x")
@@ -299,7 +312,8 @@ def _series(series: str, abscissa: str) -> Plot:
 PLOTS: dict[str, tuple[str, str, Plot]] = {
     "seed": (
         "The three calls of the first table",
-        "Image size, number of images, kernel size; images in the last axis.",
+        "Image size, number of images, kernel size; images in the last axis. Circles: what the "
+        "answer of 2016 measured, where that could be consulted.",
         seed_ratios,
     ),
     "lead": (

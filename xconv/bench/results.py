@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from .cases import GPU, Case
+from .cases import GPU, PUBLISHED, Case
 
 __all__ = [
-    "Record", "best_peer", "bound", "by_case", "differing", "families", "family", "limits_of",
-    "load", "median", "merged", "named", "of_kind", "of_seed", "on_gpu", "save", "suites",
+    "Record", "best_peer", "bound", "by_case", "cell", "differing", "families", "family",
+    "limits_of", "load", "median", "merged", "named", "of_kind", "of_seed", "on_gpu", "published",
+    "save", "suites",
 ]  # fmt: skip
 
 Record = dict[str, Any]
@@ -121,6 +122,21 @@ def of_seed(record: Record) -> bool:
     case = record["case"]
     plain = not (case["k_dtype"] or case["series"] or case["host"]) and case["mode"] == "valid"
     return plain and case["kernel_layout"] == "HW" and sorted(case["layout"]) == ["H", "N", "W"]
+
+
+def cell(case: Record) -> str:
+    """S, N and K of a case of the first table, its layout and its dtype, in short."""
+    sizes = dict(zip(case["layout"], case["x"], strict=True))
+    kind = {"float32": "f32", "float64": "f64"}.get(case["dtype"], case["dtype"])
+    return f"{sizes['H']}, {sizes['N']}, {case['k'][0]} {case['layout']} {kind}"
+
+
+def published(case: Record) -> dict[str, float]:
+    """Seconds of contenders that were published for a case of the first table, if any were."""
+    sizes = dict(zip(case["layout"], case["x"], strict=True))
+    if (case["suite"], case["layout"], case["dtype"]) != ("seed", "HWN", "float64"):
+        return {}
+    return PUBLISHED.get((sizes["H"], sizes["N"], case["k"][0]), {})
 
 
 def limits_of(records: Iterable[Record], gpu: bool) -> Record | None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from .cases import GPU
+from .cases import GPU, QUESTION
 from .results import (
     Record,
     best_peer,
     bound,
     by_case,
+    cell,
     family,
     limits_of,
     median,
@@ -21,6 +22,7 @@ from .results import (
     of_kind,
     of_seed,
     on_gpu,
+    published,
     suites,
 )
 from .targets import predictions, verdicts
@@ -135,7 +137,26 @@ def _skipped(records: list[Record]) -> list[str]:
 def seed_table(records: list[Record]) -> str:
     """The seed's table: milliseconds of its three calls, of the best peer and of xconv."""
     calls = ("scipy.signal.convolve", "scipy.signal.fftconvolve", "scipy.ndimage.convolve")
-    return _first_table(of_kind(records, "result", "seed"), calls)
+    records = of_kind(records, "result", "seed")
+    return "\n\n".join([_first_table(records, calls), *_published(records)])
+
+
+def _published(records: list[Record]) -> Iterator[str]:
+    """One paragraph for each case with published times: the ratios of then and of now."""
+    for group in by_case(records):
+        then = published(group[0]["case"])
+        now = {name: median(r) for name in then if (r := named(group, name))}
+        if then and now.keys() == then.keys():
+            ratios = (
+                " : ".join(f"{t / min(times.values()):.3g}" for t in times.values())
+                for times in (then, now)
+            )
+            yield (
+                f"Published in 2016 ({QUESTION}) for {cell(group[0]['case'])}, as ratios of "
+                f"{', '.join(f'`{name}`' for name in then)}: {next(ratios)}; here: {next(ratios)}. "
+                "Then `convolve` was always direct, and `fftconvolve` transformed the axis of the "
+                "images too; the answer's other cells could not be consulted."
+            )
 
 
 def gpu_table(records: list[Record]) -> str:
