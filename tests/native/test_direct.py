@@ -20,6 +20,7 @@ from .case import (
     DTYPES,
     Array,
     Case,
+    accumulator,
     assert_right,
     in_memory_order,
     random_case,
@@ -123,6 +124,23 @@ def test_layers_in_any_memory_order(
         x, out = (np.moveaxis(a, (3, 4), (1, 2)) for a in (x, out))
     assert_right(case, case.run(x, out))
     assert_array_equal(bits(out), bits(case.run(turned=False)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("width", [33, 48, 100, 128, 129, 200, 1000])
+@pytest.mark.parametrize("taps", [(1, 4), (1, 7), (1, 31), (9, 1)])
+def test_lines_of_taps(dtype: str, width: int, taps: tuple[int, int]) -> None:
+    """Taps along the lanes alone, or across them alone; the last inputs are the array's last."""
+    rng = np.random.default_rng(width)
+    x, w = rng.standard_normal((3, 12, width)).astype(dtype), rng.standard_normal(taps)
+    case = image_case(x, w.astype(accumulator(dtype)), dtype=dtype)
+    in_place = case.run()
+    assert_right(case, in_place)
+    backwards = np.ascontiguousarray(case.x[..., ::-1])[..., ::-1]
+    assert_array_equal(bits(in_place), bits(case.run(backwards)))
+    wide = {"boundary": "mirror", "pad": (2, 3), "output": (12, width)}
+    padded = image_case(x, case.w[0, 0, 0], dtype=dtype, **wide)
+    assert_right(padded, padded.run(workers=2))
 
 
 def test_no_scratch_is_needed_in_place() -> None:

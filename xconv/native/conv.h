@@ -22,6 +22,9 @@
 //          share each load of an input, and all of them the weights:
 //          y[r*y_row + q] = sum over o, k of
 //              w[q*w_lane + (o*kernel_rows + k)*w_row] * x[outer[o] + (r + k)*x_row + q]
+//   line   y[q] = sum over o, k of w[o*kernel_rows + k] * x[outer[o] + k + q]
+//          taps next to each other along the lanes share loads, where vectors can be shifted;
+//          R is 1
 //
 // Kernels are named <op>_<dtype>_<R>x<V>_<isa>, V vectors wide: rows_float32_4x3_avx2.
 //
@@ -73,8 +76,8 @@ enum class Number : int {
 constexpr int numbers = 10;
 constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels
 
-enum class Op : int { rows, bank, plain, layer, channels, slide };
-constexpr int ops = 6;
+enum class Op : int { rows, bank, plain, layer, channels, slide, line };
+constexpr int ops = 7;
 constexpr int max_rows = 12;
 
 struct Tile {
@@ -82,7 +85,7 @@ struct Tile {
   ptrdiff_t outers;
   const ptrdiff_t* inner;
   ptrdiff_t inners;
-  ptrdiff_t kernel_rows;  // of `rows`, where it is at least R - 1, and of `slide`
+  ptrdiff_t kernel_rows;  // of `rows`, where it is at least R - 1, of `slide` and of `line`
   ptrdiff_t flat_rows;    // so many rows are in `inner`: inner[j + inners] = inner[j] + x_row
   ptrdiff_t x_row;
   ptrdiff_t y_row;

@@ -89,7 +89,8 @@ const char* type_name(Type type) {
 }
 
 std::vector<KernelEntry> kernel_table(const Isa& isa) {
-  static const char* const op_names[ops] = {"rows", "bank", "plain", "layer", "channels", "slide"};
+  static const char* const op_names[ops] = {"rows",     "bank",  "plain", "layer",
+                                            "channels", "slide", "line"};
   std::vector<KernelEntry> table;
   for (int a = 0; a < arithmetics; ++a) {
     for (int op = 0; op < ops; ++op) {

@@ -14,6 +14,7 @@ constexpr int real_rows = 4, real_vectors = 3;
 constexpr int layer_rows = 6, layer_vectors = 2;  // pads no bank of 16 or 32 kernels
 constexpr int narrow_rows = layer_rows;
 constexpr int slide_rows = 6, slide_vectors = 1;
+constexpr int line_vectors = 0;  // loads cost less than shifts
 constexpr int complex_rows = 2, complex_vectors = 3;
 constexpr int integer_rows = 4, integer_vectors = 2;
 }  // namespace shape

@@ -17,6 +17,7 @@ namespace shape {
 constexpr int real_rows = 6, real_vectors = 4;
 constexpr int layer_rows = 6, layer_vectors = 4, narrow_rows = 6;
 constexpr int slide_rows = 6, slide_vectors = 2;
+constexpr int line_vectors = 0;  // loads cost less than shifts
 constexpr int complex_rows = 3, complex_vectors = 4;
 constexpr int integer_rows = 4, integer_vectors = 2;
 }  // namespace shape
@@ -35,6 +36,7 @@ namespace shape {
 constexpr int real_rows = 4, real_vectors = 2;
 constexpr int layer_rows = 4, layer_vectors = 2, narrow_rows = 4;
 constexpr int slide_rows = 6, slide_vectors = 1;
+constexpr int line_vectors = 0;  // loads cost less than shifts
 constexpr int complex_rows = 2, complex_vectors = 2;
 constexpr int integer_rows = 2, integer_vectors = 2;
 }  // namespace shape

@@ -24,6 +24,7 @@ constexpr ptrdiff_t short_run = 4;       // tiles
 constexpr ptrdiff_t most_inner = 1024;   // taps of a tile's inner loop
 constexpr ptrdiff_t most_turned = 8192;  // the same where their weights come a vector at a time
 constexpr double nearly = 0.8;           // as many rows of a tile in use
+constexpr int least_taps = 4, least_vectors = 3;  // of a line
 
 }  // namespace
 
@@ -132,8 +133,12 @@ int Traversal::fold_for(int lane, bool in_place, bool direct) const {
   }
   in_place &= l.inside_to - l.inside_from == l.outputs;
   const int images = n_ - d_.spec.spatial - (kernels_ >= 0);
+  int sharing = 0;  // axes whose outputs share inputs, as rows do, beside the lanes
+  for (int a = images; a < n_; ++a) sharing += a != lane && loops_[a].taps > 1;
   for (int a = n_ - 1; a >= (convolved ? images : 0); --a) {
     const Loop& f = loops_[a];
+    // The only such axis is worth more as rows, unless vectors would be nearly empty.
+    if (f.taps > 1 && sharing == 1 && d_.outputs == 1 && l.outputs > width) continue;
     if (a == lane || a == group_ || a == channels_ || a == kernels_ || f.stride != 1) continue;
     if (in_place && f.x != l.x * (convolved ? l.window(l.outputs) : l.inputs)) continue;
     if (direct && !convolved && f.y != l.y * l.outputs) continue;
@@ -355,12 +360,24 @@ void Traversal::set_rows() {
     rows_ = kernels;
     row_ = -1;
     spacing_ = 1;
+  } else if (may_be_line()) {
+    op_ = Op::line;
   } else {
     op_ = Op::plain;
     row_ = plain;
     rows_ = int(std::min(most_plain, ptrdiff_t(a_max)));
   }
   set_tables();
+}
+
+// Taps next to each other along the lanes, and no others after them in the order of weights.
+bool Traversal::may_be_line() const {
+  const Loop& l = loops_[lane_];
+  const ptrdiff_t run = run_length(lane_, fold_ < 0 ? 1 : loops_[fold_].outputs);
+  bool last = true;
+  for (int a = lane_ + 1; a < n_; ++a) last &= loops_[a].taps == 1;
+  return d_.isa.rows[d_.arithmetic][int(Op::line)] > 0 && d_.reals == 1 && last && l.stride == 1 &&
+         l.dilation == 1 && l.taps >= least_taps && run >= least_vectors * d_.lanes_per_vector;
 }
 
 // Rows along the axis whose outputs fill them best, or nearly.  The positions of a layer should be
@@ -405,13 +422,13 @@ void Traversal::set_slide() {
 
 // The inner table holds as many taps as its loop is worth being long for.
 void Traversal::set_tables() {
-  split_ = shares_inputs() ? row_ : n_;
+  split_ = shared_axis() < 0 ? n_ : shared_axis();
   flat_rows_ = 1;
   ptrdiff_t inner = 1;
   if (op_ == Op::rows) {
     for (int a = row_ + 1; a < n_; ++a) inner *= loops_[a].taps;
     flat_rows_ = std::clamp(most_inner / inner, ptrdiff_t(1), loops_[row_].taps);
-  } else if (op_ != Op::slide) {
+  } else if (shared_axis() < 0) {
     const ptrdiff_t most = is_turned() ? most_turned : most_inner;
     while (split_ > 0 && (split_ == n_ || inner * loops_[split_ - 1].taps <= most)) {
       inner *= loops_[--split_].taps;

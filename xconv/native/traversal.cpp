@@ -63,7 +63,7 @@ void Traversal::fill_tables(View& view, bool packed) const {
   view.outer.push_back(0);
   view.inner.push_back(0);
   combine(view.outer, 0, split_);
-  combine(view.inner, shares_inputs() ? split_ + 1 : split_, n_);
+  combine(view.inner, shared_axis() < 0 ? split_ : split_ + 1, n_);
   if (op_ != Op::rows) return;
   const size_t inners = view.inner.size();
   view.inner.reserve(inners * size_t(flat_rows_));
@@ -153,7 +153,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.outers = ptrdiff_t(x.outer.size());
   tile.inner = x.inner.data();
   tile.inners = ptrdiff_t(x.inner.size()) / flat_rows_;
-  tile.kernel_rows = shares_inputs() ? loops_[row_].taps : 1;
+  tile.kernel_rows = shared_axis() < 0 ? 1 : loops_[shared_axis()].taps;
   tile.flat_rows = flat_rows_;
   tile.x_row = row_ < 0 ? 0 : spacing_ * loops_[row_].stride * x.step[row_];
   tile.y_row = row_ < 0 ? y.kernel : spacing_ * y.step[row_];

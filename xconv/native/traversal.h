@@ -86,11 +86,14 @@ class Traversal {
   void choose(int lane);
   bool may_be_lane(int a) const;
   bool is_turned() const { return op_ == Op::layer || op_ == Op::channels || op_ == Op::slide; }
-  // Between rows: the taps along them are in neither of a Tile's tables.
-  bool shares_inputs() const { return op_ == Op::rows || op_ == Op::slide; }
+  // The axis whose taps share inputs, and are in neither of a Tile's tables; -1: none.
+  int shared_axis() const {
+    return op_ == Op::rows || op_ == Op::slide ? row_ : op_ == Op::line ? lane_ : -1;
+  }
   void set_rows();
   void set_turned_rows();
   void set_slide();
+  bool may_be_line() const;
   void set_tables();
   void set_blocks(size_t max_memory);
   void set_smallest_blocks();
