@@ -79,3 +79,30 @@ class Direct:
     def turn(self, k: NDArray[Any], turned: NDArray[Any]) -> None: ...
     def scratch(self, workers: int) -> int: ...
     def least(self, workers: int = 1) -> int: ...
+
+class Passes:
+    def __init__(
+        self,
+        x_dtype: str,
+        dtype: str,
+        x_shape: Sequence[int],
+        y_shape: Sequence[int],
+        taps: Sequence[int],
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        pad_lo: Sequence[int],
+        boundary: int,
+    ) -> None: ...
+    def run(
+        self,
+        x: NDArray[Any],
+        vectors: Sequence[NDArray[Any]],
+        k: NDArray[Any],
+        magnitude: float,
+        out: NDArray[Any],
+        block: Sequence[int],
+        workers: int,
+        max_memory: int,
+    ) -> None: ...
+    def bytes(self, block: Sequence[int]) -> int: ...
+    def least(self) -> int: ...

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <complex>
 #include <cstdio>
 #include <cstdlib>
@@ -18,6 +19,7 @@
 
 #include "direct.h"
 #include "dispatch.h"
+#include "passes.h"
 #include "sums.h"
 #include "window_sums.h"
 
@@ -278,7 +280,7 @@ size_t index(const std::vector<ptrdiff_t>& at, const std::vector<ptrdiff_t>& sha
   return size_t(i);
 }
 
-// A spatial axis of a PositionSums or WindowSums.
+// A spatial axis of a PositionSums, WindowSums or Passes::Problem.
 template <class Sums>
 void add_axis(Random& random, Sums& sums, ptrdiff_t most) {
   const auto n = ptrdiff_t(1 + random() % size_t(most)), k = ptrdiff_t(1 + random() % 3);
@@ -435,6 +437,115 @@ bool windows_of(uint64_t seed, const Isa& isa) {
   }
 }
 
+// Passes against the direct convolution with the products of their vectors, where all is exact.
+bool passes_of(uint64_t seed, const Isa& isa) {
+  Random random(seed);
+  Passes::Problem p;
+  p.type = Type(int(Type::float32) + int(random() % 4));
+  do {
+    p.x_type = random() % 2 ? p.type : Type(random() % types);
+  } while (!isa.load[int(p.x_type)][int(number_of(p.type))]);
+  p.boundary = Boundary(random() % 5);
+  const size_t rank = 1 + random() % 3, batch = random() % 3;
+  std::vector<ptrdiff_t> w_shape = {pick(random, {1, 1, 2, 19}), pick(random, {1, 1, 2}),
+                                    pick(random, {1, 1, 3})};
+  for (size_t b = 0; b < batch; ++b) p.x_shape.push_back(pick(random, {1, 3, 20}));
+  p.x_shape.push_back(w_shape[0]);
+  p.y_shape = p.x_shape;
+  p.x_shape.push_back(w_shape[2]);
+  p.y_shape.push_back(w_shape[1]);
+  std::vector<ptrdiff_t> block;
+  for (const ptrdiff_t n : p.y_shape)
+    block.push_back(std::max(n / pick(random, {1, 1, 3}), ptrdiff_t(1)));
+  for (size_t s = 0; s < rank; ++s) {
+    add_axis(random, p, rank == 1 ? 120 : rank == 2 ? 30 : 7);
+    w_shape.push_back(p.taps.back());
+  }
+  block.back() = 1 + ptrdiff_t(random() % 20);
+  const ptrdiff_t item = size_of(p.type);
+  Memory x(random, p.x_shape, size_of(p.x_type)), y(random, p.y_shape, item);
+  Memory right(random, p.y_shape, item);
+  filled(random, x, p.x_shape, p.x_type);
+
+  // An element that is infinite, in some: its image is convolved directly, as products with the
+  // zeros of a vector would be NaN where another term's are not.
+  if (p.x_type == p.type && random() % 4 == 0) {
+    std::vector<ptrdiff_t> at;
+    for (const ptrdiff_t n : p.x_shape) at.push_back(ptrdiff_t(random() % size_t(n)));
+    const bool wide = p.type == Type::float64 || p.type == Type::complex128;
+    const double infinite = HUGE_VAL;
+    const float infinite_float = HUGE_VALF;
+    if (wide) std::memcpy(x.at(at), &infinite, sizeof infinite);
+    if (!wide) std::memcpy(x.at(at), &infinite_float, sizeof infinite_float);
+  }
+
+  Passes::Kernel kernel;
+  kernel.terms = pick(random, {1, 1, 2});
+  kernel.magnitude = pick(random, {1, 1, 1000});
+  if (random() % 4 == 0) kernel.magnitude = 1e300;  // all images directly
+  std::vector<std::vector<char>> vectors(rank);
+  std::vector<std::vector<Complex>> values(rank);
+  const ptrdiff_t kernels = w_shape[0] * w_shape[1] * w_shape[2];
+  for (size_t s = 0; s < rank; ++s) {
+    vectors[s].resize(size_t(kernel.terms * kernels * p.taps[s] * item));
+    for (size_t at = 0; at < vectors[s].size(); at += size_t(item)) {
+      const long re = long(random() % 3), im = is_complex(p.type) ? long(random() % 2) : 0;
+      put_value(p.type, vectors[s].data() + at, re, im);
+      values[s].emplace_back(double(re), double(im));
+    }
+    kernel.vectors.push_back(vectors[s].data());
+  }
+  std::vector<char> weights;
+  for (Walk at(w_shape);;) {
+    const ptrdiff_t which = (at.at[0] * w_shape[1] + at.at[1]) * w_shape[2] + at.at[2];
+    Complex sum = 0;
+    for (ptrdiff_t r = 0; r < kernel.terms; ++r) {
+      Complex product = 1;
+      for (size_t s = 0; s < rank; ++s)
+        product *= values[s][size_t((r * kernels + which) * p.taps[s] + at.at[3 + s])];
+      sum += product;
+    }
+    weights.resize(weights.size() + size_t(item));
+    put_value(p.type, &weights[weights.size() - size_t(item)], long(sum.real()), long(sum.imag()));
+    if (!at.next()) break;
+  }
+  kernel.weights = weights.data();
+
+  Spec spec;
+  spec.x_type = p.x_type;
+  spec.y_type = p.type;
+  spec.spatial = int(rank);
+  for (size_t a = 0; a < p.x_shape.size(); ++a) {
+    spec.x_axes.push_back({p.x_shape[a], int(a), 1});
+    spec.y_axes.push_back({p.y_shape[a], int(a), 1});
+  }
+  spec.kernel = w_shape;
+  spec.stride = p.stride;
+  spec.dilation = p.dilation;
+  spec.pad = p.pad;
+  spec.boundary = p.boundary;
+  const Direct direct(spec, isa);
+  const Array from{x.first, x.strides.data()};
+  direct.run(from, {weights.data()}, {right.first, right.strides.data()}, 1, size_t(1) << 26,
+             nullptr);
+  const Passes passes(p, isa);
+  passes.run(kernel, from, {y.first, y.strides.data()}, block, int(pick(random, {1, 2, 3})),
+             passes.least() + size_t(pick(random, {0, 1 << 20})), nullptr);
+  for (Walk at(p.y_shape);;) {
+    double a[2] = {}, b[2] = {};
+    const int number = int(is_complex(p.type) ? Number::complex128 : Number::float64);
+    isa.load[int(p.type)][number](y.at(at.at), 0, a, 1);
+    isa.load[int(p.type)][number](right.at(at.at), 0, b, 1);
+    for (int part = 0; part < 2; ++part) {
+      if (a[part] == b[part] || (a[part] != a[part] && b[part] != b[part])) continue;
+      std::fprintf(stderr, "seed %llu on %s: passes of %s over %s are wrong\n",
+                   (unsigned long long)seed, isa.name, type_name(p.type), type_name(p.x_type));
+      return false;
+    }
+    if (!at.next()) return true;
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -448,7 +559,8 @@ int main(int argc, char** argv) {
     do {
       const uint64_t n = next++;
       for (const Isa* isa : available_isas()) {
-        if (!one(n, *isa) || !sums_of(n, *isa) || !windows_of(n, *isa)) failed = true;
+        if (!one(n, *isa) || !sums_of(n, *isa) || !windows_of(n, *isa) || !passes_of(n, *isa))
+          failed = true;
       }
     } while (!failed &&
              std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() <

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import atexit
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import product
-from threading import local
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import _native
 from ..errors import MemoryLimitError
-from ..layout import in_order_of, view
-from ..methods.base import Block, Limits, blocks, cut, floors, spans
+from ..layout import view
+from ..methods.base import Limits, cut, floors
 from ..methods.direct import Direct
-from ..methods.fft import safe_entries
 from ..methods.separable import Factors, Separable
 from ..problem import BOUNDARIES, Problem, Work, itemsize
 
@@ -261,9 +258,9 @@ class NativeSeparable(Separable):
 
     def work(self, problem: Problem, limits: Limits, facts: Factors | None = None) -> Work:
         rank = facts.rank if facts else 1
-        lead, (rows, *rest) = (*problem.batch, problem.groups), problem.output
-        least = max(run.least() for run in self._runs(problem, lead, rows, 0))
-        smallest = self._bytes(problem, (*(1 for _ in lead), 1, *rest))
+        lead = (*problem.batch, problem.groups)
+        least = _passes(problem).least()
+        smallest = _passes(problem).bytes((*(1 for _ in lead), 1))
         # Of the core's part, half may hold a copy of `x`, if `out` overlaps it.
         needed = max(2 * _SHARE * least, smallest * _SHARE // (_SHARE - 1) + 1) * limits.workers
         if needed > limits.max_memory:
@@ -271,215 +268,96 @@ class NativeSeparable(Separable):
                 f"max_memory={limits.max_memory} is too small for {limits.workers} workers; "
                 f"raise max_memory to {needed} or more"
             )
-        shape = self._shape(problem, limits, None)
-        count = math.prod(-(-n // s) for n, s in zip((*lead, *problem.output), shape, strict=True))
-        core = self._core(limits)
-        sizes = _sizes(problem, problem.output[0])[1:]
-        terms = rank * problem.outputs * problem.inputs * problem.entries
-        products = sum(math.prod(n) * k for n, k in zip(sizes, problem.kernel, strict=True))
-        moved = sum(map(math.prod, sizes)) * itemsize(problem.accumulator)
+        block = self._rows(problem, limits, None)
+        count = math.prod(
+            -(-n // s) for n, s in zip((*lead, problem.output[0]), block, strict=True)
+        )
+        sizes, size = [], list(problem.size)
+        for axis, n in enumerate(problem.output):
+            size[axis] = n
+            sizes.append(math.prod(size))
+        images = problem.entries * problem.outputs * problem.inputs * rank
+        products = sum(n * k for n, k in zip(sizes, problem.kernel, strict=True))
+        scratch = _passes(problem).bytes(block) + self._core(limits)
         return Work(
             amounts=(
-                (f"passes.{problem.accumulator}", float(products * terms)),
-                ("passes.bytes", float(moved * terms)),
+                (f"passes.{problem.accumulator}", float(products * images)),
+                ("passes.bytes", float(sum(sizes) * images * itemsize(problem.accumulator))),
+                ("native.calls", float(count)),
             ),
             serial=(
                 ("svd", float(math.prod(problem.kernel) * min(problem.kernel))),
-                ("calls", _BLOCK * count),
+                ("native.calls", 1.0),
             ),
-            scratch=(self._bytes(problem, shape) + core) * min(limits.workers, max(count, 1)),
+            scratch=scratch * min(limits.workers, max(count, 1)),
             note=f"rank {rank}, {self.variant}" if facts else f"if of rank 1, {self.variant}",
         )
-
-    def _bytes(self, problem: Problem, shape: Sequence[int]) -> int:
-        """Scratch of one block beside the core's: what a pass reads and what it writes."""
-        at = len(shape) - problem.spatial
-        largest = sorted(math.prod(n) for n in _sizes(problem, shape[at])[1:])[-2:]
-        return math.prod(shape[:at]) * sum(largest) * itemsize(problem.accumulator)
 
     def _core(self, limits: Limits) -> int:
         """Bytes that the core may take of each worker's."""
         return min(limits.each // _SHARE, limits.block)
 
-    def _shape(
+    def _rows(
         self, problem: Problem, limits: Limits, order: Sequence[int] | None
     ) -> tuple[int, ...]:
-        lead, rest = (*problem.batch, problem.groups), problem.output[1:]
+        """The block (batch..., G, rows of the first spatial axis) that is filtered at a time."""
+        lead = (*problem.batch, problem.groups)
         order = [a for a in order or range(len(lead) + 1) if a <= len(lead)]
         least = list(floors(problem))
         inner = [a for a in order if (*lead, 0)[a] != 1][-1]
         if inner < len(lead):  # vectors lie along it
             least[inner] = _LANES
-        rows = cut(
+        return cut(
             (*lead, problem.output[0]),
             order,
-            lambda block: self._bytes(problem, (*block, *rest)),
+            _passes(problem).bytes,
             replace(limits, max_memory=limits.workers * (limits.each - self._core(limits))),
-            _LARGER * limits.block,
+            limits.block,
             least,
         )
-        return (*rows, *rest)
+
+    def prepare(
+        self, backend: Backend, problem: Problem, weights: Any, facts: Factors, limits: Limits
+    ) -> tuple[Any, Any, float]:
+        vectors, weights, magnitude = super().prepare(backend, problem, weights, facts, limits)
+        return [np.ascontiguousarray(v) for v in vectors], np.ascontiguousarray(weights), magnitude
 
     def run(
         self, backend: Backend, problem: Problem, state: Any, x: Any, y: Any, limits: Limits
     ) -> Any:
         if not x.dtype.isnative:
             return Separable().run(backend, problem, state, x, y, limits)
-        lead = (*problem.batch, problem.groups)
-        shape = self._shape(problem, limits, backend.cut_order(x, problem))
-        elements = self._bytes(problem, shape) // y.itemsize
-        kept = local()
-
-        def one(block: Block) -> Iterator[tuple[tuple[slice, ...], Any]]:
-            if not hasattr(kept, "memory"):  # new pages for every block would be cleared each time
-                kept.memory = np.empty(elements, y.dtype)
-            part, target = x[block.lead], y[block.target()]
-            self._compute(backend, problem, state, part, target, block, kept.memory, limits)
-            return iter(())
-
-        return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
-
-    def _compute(
-        self,
-        backend: Backend,
-        problem: Problem,
-        state: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        block: Block,
-        memory: np.ndarray,
-        limits: Limits,
-    ) -> None:
-        """`y` (lead..., O, spatial...), the results of a block, from all of its images `x`."""
-        vectors, weights, kernel_sum = state
-        groups, core = block.lead[-1], self._core(limits)
-        lead = x.shape[: -problem.spatial - 1]
-        every = (slice(None),) * len(lead)
-        rows = y.shape[len(lead) + 1]
-        sizes = _sizes(problem, rows)
-        *passes, whole = self._runs(problem, lead, rows, block.box[0].start)
-        for o in range(problem.outputs):
-            target = y[(*every, slice(o, o + 1))]
-            for r, i in product(range(len(vectors[0])), range(problem.inputs)):
-                part = x[(*every, slice(i, i + 1))]
-                for axis, (run, vector) in enumerate(zip(passes, vectors, strict=True)):
-                    last = axis == problem.spatial - 1 and r == i == 0
-                    shape = (*lead, 1, *sizes[axis + 1])
-                    start = memory.size - math.prod(shape) if axis % 2 else 0
-                    out = target if last else in_order_of(part, memory[start:], shape)
-                    taps = np.ascontiguousarray(vector[r, groups, o, i, :])
-                    line = [len(taps), 1, 1] + [1] * problem.spatial
-                    line[3 + axis] = -1
-                    run.run(part, taps.reshape(line), out, 1, core)
-                    part = out
-                if part is not target:
-                    np.add(target, part, out=target)
-        safe = safe_entries(backend, problem, _read(problem, x, block), kernel_sum, 1)
-        for entry in np.argwhere(~safe) if safe is not None else ():
-            at = tuple(slice(n, n + 1) for n in entry)
-            whole.run(x[at], np.ascontiguousarray(weights[groups][at[-1]]), y[at], 1, core)
-
-    def _runs(
-        self, problem: Problem, lead: tuple[int, ...], rows: int, first: int
-    ) -> list[_native.Direct]:
-        """Each pass, and the direct convolution of one image, that give `rows` rows from number
-        `first` on."""
-        sizes, low = _sizes(problem, rows), [low for low, _ in problem.padding]
-        low[0] -= first * problem.stride[0]
-        boundary = BOUNDARIES.index(problem.boundary)
-
-        def alone(values: Sequence[int], axis: int, other: int) -> tuple[int, ...]:
-            return tuple(n if a == axis else other for a, n in enumerate(values))
-
-        runs = [
-            _on_rows(
-                problem.accumulator if axis else problem.x_dtype,
-                problem.accumulator,
-                (*lead, 1),
-                (*lead, 1),
-                sizes[axis],
-                sizes[axis + 1],
-                (lead[-1], 1, 1, *alone(problem.kernel, axis, 1)),
-                alone(problem.stride, axis, 1),
-                alone(problem.dilation, axis, 1),
-                alone(low, axis, 0),
-                boundary,
-            )
-            for axis in range(problem.spatial)
-        ]
-        ones = (1,) * len(lead)
-        whole = _on_rows(
-            problem.x_dtype,
-            problem.accumulator,
-            (*ones, problem.inputs),
-            (*ones, problem.outputs),
-            problem.size,
-            sizes[-1],
-            (1, problem.outputs, problem.inputs, *problem.kernel),
-            problem.stride,
-            problem.dilation,
-            tuple(low),
-            boundary,
+        vectors, weights, magnitude = state
+        block = self._rows(problem, limits, backend.cut_order(x, problem))
+        _passes(problem).run(
+            x, vectors, weights, magnitude, y, block, limits.workers, self._core(limits)
         )
-        return [*runs, whole]
+        return y
 
 
-_BLOCK = 25.0
-"""A block costs as much as this many calls of NumPy, which threads make in turn (0.3 ms on a Zen 3,
-2026-11-25)."""
 _SHARE = 4
 """The core may take this part of the memory of a worker."""
-_LARGER = 4
-"""Blocks are this much larger than others: threads that call the core less often wait less for
-each other (4 MiB was the best of 0.25 to 8 on a Zen 3, 2026-11-25)."""
 _LANES = 64
 """Images that blocks hold at least where vectors lie along the batch: with 16 of them the passes
 took three times as long (Zen 3, float32, 2026-11-25)."""
 
 
-def _sizes(problem: Problem, rows: int) -> list[tuple[int, ...]]:
-    """Spatial sizes before the first pass and after each, where `rows` of the result are wanted."""
-    sizes = [problem.size]
-    for axis, n in enumerate((rows, *problem.output[1:])):
-        sizes.append((*sizes[-1][:axis], n, *sizes[-1][axis + 1 :]))
-    return sizes
-
-
-def _read(problem: Problem, x: np.ndarray, block: Block) -> np.ndarray:
-    """The part of `x` that a block reads; for integers, a number that none exceeds."""
-    lead = x.shape[: -problem.spatial - 1]
-    if x.dtype.kind in "biu":
-        return np.full((*lead, *(1,) * (problem.spatial + 1)), 2.0**64)
-    start, stop = spans(problem, block.box)[0]
-    inside = start >= 0 and stop <= problem.size[0]
-    if inside or problem.boundary == "constant":
-        x = x[(*(slice(None),) * (len(lead) + 1), slice(max(start, 0), max(stop, 0)))]
-    return x if x.size else np.zeros((*lead, *(1,) * (problem.spatial + 1)))
-
-
 @lru_cache(1024)
-def _on_rows(
-    x_dtype: str,
-    dtype: str,
-    lead: tuple[int, ...],
-    y_lead: tuple[int, ...],
-    size: tuple[int, ...],
-    output: tuple[int, ...],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    low: tuple[int, ...],
-    boundary: int,
-) -> _native.Direct:
-    """The core for arrays (batch..., G, I or O, spatial...) as they are."""
-    x_axes, y_axes = (
-        [(n, at, 1) for at, n in enumerate(shape)] for shape in ((*lead, *size), (*y_lead, *output))
-    )
-    return _native.Direct(
-        x_dtype, dtype, x_axes, y_axes, len(size), kernel, stride, dilation, low, boundary, 0
+def _passes(problem: Problem) -> _native.Passes:
+    lead = (*problem.batch, problem.groups)
+    return _native.Passes(
+        problem.x_dtype,
+        problem.accumulator,
+        (*lead, problem.inputs, *problem.size),
+        (*lead, problem.outputs, *problem.output),
+        problem.kernel,
+        problem.stride,
+        problem.dilation,
+        tuple(low for low, _ in problem.padding),
+        BOUNDARIES.index(problem.boundary),
     )
 
 
 # Before the module that the objects belong to is unloaded.
 atexit.register(_compiled.cache_clear)
-atexit.register(_on_rows.cache_clear)
+atexit.register(_passes.cache_clear)

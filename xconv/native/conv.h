@@ -116,6 +116,10 @@ struct Isa {
   Kernel kernel[arithmetics][ops][max_rows];
   Load load[types][numbers];  // null where the conversion would lose a part (complex to real)
   Store store[numbers];
+  // For float32 and float64, of n contiguous ones: makes a peak the largest absolute value of them
+  // and of itself, NaN if one is; or each of n peaks that of itself and of its element.
+  void (*peak_of[2])(const void* from, ptrdiff_t n, void* peak);
+  void (*peaks_of[2])(const void* from, ptrdiff_t n, void* peaks);
   // Does `rounds` rounds of independent multiply-adds in registers; returns the flops done.
   double (*peak[2])(ptrdiff_t rounds);  // float32, float64
 };

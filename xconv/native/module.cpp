@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -15,6 +16,7 @@
 
 #include "direct.h"
 #include "dispatch.h"
+#include "passes.h"
 #include "pool.h"
 #include "sums.h"
 #include "window_sums.h"
@@ -306,6 +308,60 @@ void window_sums(nb::handle gx, nb::handle gy, nb::handle weights, const std::st
   });
 }
 
+void construct_passes(Passes* self, const std::string& x_dtype, const std::string& dtype,
+                      const Sizes& x_shape, const Sizes& y_shape, const Sizes& taps,
+                      const Sizes& stride, const Sizes& dilation, const Sizes& pad_lo,
+                      int boundary) {
+  new (self) Passes({parse_type(x_dtype), parse_type(dtype), x_shape, y_shape, taps, stride,
+                     dilation, pad_lo, parse_boundary(boundary)},
+                    chosen_isa());
+}
+
+// A block (batch..., G, rows), of sizes that fit the result's.
+void check_block(const Passes& passes, const Sizes& block) {
+  bool fits = block.size() == passes.lead + 1;
+  for (const ptrdiff_t n : block) fits &= n >= 1;
+  if (!fits) throw nb::value_error("block must have sizes of at least 1 for batch..., G and rows");
+}
+
+ptrdiff_t passes_bytes(const Passes& passes, const Sizes& block) {
+  check_block(passes, block);
+  return passes.bytes(block);
+}
+
+void run_passes(const Passes& passes, nb::handle x, nb::sequence vectors, nb::handle k,
+                double magnitude, nb::handle out, const Sizes& block, int workers,
+                ptrdiff_t max_memory) {
+  const auto& p = passes.problem;
+  const Buffer from(x, "x", PyBUF_STRIDES), weights(k, "the kernel", PyBUF_C_CONTIGUOUS);
+  const Buffer to(out, "out", PyBUF_STRIDES | PyBUF_WRITABLE);
+  from.check_type(p.x_type);
+  from.check_shape(p.x_shape);
+  to.check_type(p.type);
+  to.check_shape(p.y_shape);
+  weights.check_type(p.type);
+  Sizes sizes = {p.x_shape[passes.lead - 1], p.y_shape[passes.lead], p.x_shape[passes.lead]};
+  sizes.insert(sizes.end(), p.taps.begin(), p.taps.end());
+  weights.check_shape(sizes);
+  check_block(passes, block);
+  std::deque<Buffer> buffers;
+  Passes::Kernel kernel = {0, {}, static_cast<const char*>(weights.data()), magnitude};
+  for (nb::handle vector : vectors) {
+    const Buffer& buffer = buffers.emplace_back(vector, "a vector", PyBUF_C_CONTIGUOUS);
+    buffer.check_type(p.type);
+    const size_t axis = buffers.size() - 1;
+    if (axis == p.taps.size()) break;
+    if (axis == 0) kernel.terms = buffer.shape().empty() ? 0 : buffer.shape()[0];
+    buffer.check_shape({kernel.terms, sizes[0], sizes[1], sizes[2], p.taps[axis]});
+    kernel.vectors.push_back(static_cast<const char*>(buffer.data()));
+  }
+  if (buffers.size() != p.taps.size()) throw nb::value_error("there is a vector for each axis");
+  without_lock([&] {
+    return passes.run(kernel, from.array(), to.array(), block, workers, bytes(max_memory),
+                      interrupted);
+  });
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -392,4 +448,12 @@ NB_MODULE(_native, m) {
       .def("turn", turn, "k"_a, "turned"_a)
       .def("scratch", &Direct::scratch, "workers"_a)
       .def("least", &Direct::least, "workers"_a = 1);
+
+  nb::class_<Passes>(m, "Passes", "Prepared passes of kernels of low rank; see passes.h.")
+      .def("__init__", construct_passes, "x_dtype"_a, "dtype"_a, "x_shape"_a, "y_shape"_a, "taps"_a,
+           "stride"_a, "dilation"_a, "pad_lo"_a, "boundary"_a)
+      .def("run", run_passes, "x"_a, "vectors"_a, "k"_a, "magnitude"_a, "out"_a, "block"_a,
+           "workers"_a, "max_memory"_a)
+      .def("bytes", passes_bytes, "block"_a)
+      .def("least", &Passes::least);
 }
