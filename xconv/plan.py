@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,15 @@ class Spec:
 
     shape: tuple[int, ...]
     dtype: Any = "float64"
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was found out about a kernel's values, and the row that was chosen for them."""
+
+    values: bytes
+    facts: dict[Method, Any] = field(default_factory=dict)
+    chosen: planner.Row | None = None
 
 
 class Plan:
@@ -66,7 +75,7 @@ class Plan:
             and not times
             else None
         )
-        self._facts: tuple[bytes, dict[Method, Any]] = b"", {}
+        self._known = _Known(b"")
         self._bound: tuple[planner.Row, Any] | None = None
         if kernel is not None:  # and whoever gave it may write to it later
             kernel = kernel.copy() if isinstance(kernel, np.ndarray) else backend.copy(kernel)
@@ -152,25 +161,24 @@ class Plan:
             rows, self.wanted, self.problem, self.backend.rates, self.limits, examine, self._times
         )
 
-    def _examine(self, kernel: Any) -> Callable[[Method], Any]:
-        """What methods find out about the kernel; of the same values once."""
+    def _examine(self, kernel: Any) -> tuple[_Known, Callable[[Method], Any]]:
+        """What is known of a kernel, and how methods find out more; of the same values once."""
         host = view(self.backend.to_numpy(kernel), self.problem.views[1], np)
         values = host.tobytes()
-        before, facts = self._facts
-        if before != values:
-            facts = {}
-            self._facts = values, facts
+        known = self._known
+        if known.values != values:
+            known = self._known = _Known(values)
 
         def examine(method: Method) -> Any:
-            if method not in facts:
-                facts[method] = method.examine(self.problem, host)
-            return facts[method]
+            if method not in known.facts:
+                known.facts[method] = method.examine(self.problem, host)
+            return known.facts[method]
 
-        return examine
+        return known, examine
 
     def _examined(self, kernel: Any) -> tuple[planner.Row, ...]:
         """All rows with what the kernel's values tell."""
-        examine, rates = self._examine(kernel), self.backend.rates
+        (_, examine), rates = self._examine(kernel), self.backend.rates
         return tuple(
             planner.examined(row, self.problem, rates, self.limits, examine) for row in self._rows
         )
@@ -181,7 +189,10 @@ class Plan:
         if chosen is None and self._times:  # times are those of methods that know the kernel
             chosen = self._choose(self._examined(kernel), None)[0]
         elif chosen is None:
-            chosen = self._choose(self._rows, self._examine(kernel))[0]
+            known, examine = self._examine(kernel)
+            if known.chosen is None:
+                known.chosen = self._choose(self._rows, examine)[0]
+            chosen = known.chosen
         return chosen, self.prepare(chosen, kernel, like)
 
     def prepare(self, row: planner.Row, kernel: Any, like: Any) -> Any:

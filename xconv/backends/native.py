@@ -268,7 +268,7 @@ class NativeSeparable(Separable):
                 f"max_memory={limits.max_memory} is too small for {limits.workers} workers; "
                 f"raise max_memory to {needed} or more"
             )
-        block = self._rows(problem, limits, None)
+        block = _rows(problem, limits, None)
         count = math.prod(
             -(-n // s) for n, s in zip((*lead, problem.output[0]), block, strict=True)
         )
@@ -278,7 +278,7 @@ class NativeSeparable(Separable):
             sizes.append(math.prod(size))
         images = problem.entries * problem.outputs * problem.inputs * rank
         products = sum(n * k for n, k in zip(sizes, problem.kernel, strict=True))
-        scratch = _passes(problem).bytes(block) + self._core(limits)
+        scratch = _passes(problem).bytes(block) + _core(limits)
         return Work(
             amounts=(
                 (f"passes.{problem.accumulator}", float(products * images)),
@@ -293,29 +293,6 @@ class NativeSeparable(Separable):
             note=f"rank {rank}, {self.variant}" if facts else f"if of rank 1, {self.variant}",
         )
 
-    def _core(self, limits: Limits) -> int:
-        """Bytes that the core may take of each worker's."""
-        return min(limits.each // _SHARE, limits.block)
-
-    def _rows(
-        self, problem: Problem, limits: Limits, order: Sequence[int] | None
-    ) -> tuple[int, ...]:
-        """The block (batch..., G, rows of the first spatial axis) that is filtered at a time."""
-        lead = (*problem.batch, problem.groups)
-        order = [a for a in order or range(len(lead) + 1) if a <= len(lead)]
-        least = list(floors(problem))
-        inner = [a for a in order if (*lead, 0)[a] != 1][-1]
-        if inner < len(lead):  # vectors lie along it
-            least[inner] = _LANES
-        return cut(
-            (*lead, problem.output[0]),
-            order,
-            _passes(problem).bytes,
-            replace(limits, max_memory=limits.workers * (limits.each - self._core(limits))),
-            limits.block,
-            least,
-        )
-
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Factors, limits: Limits
     ) -> tuple[Any, Any, float]:
@@ -328,9 +305,9 @@ class NativeSeparable(Separable):
         if not x.dtype.isnative:
             return Separable().run(backend, problem, state, x, y, limits)
         vectors, weights, magnitude = state
-        block = self._rows(problem, limits, backend.cut_order(x, problem))
+        block = _rows(problem, limits, tuple(backend.cut_order(x, problem)))
         _passes(problem).run(
-            x, vectors, weights, magnitude, y, block, limits.workers, self._core(limits)
+            x, vectors, weights, magnitude, y, block, limits.workers, _core(limits)
         )
         return y
 
@@ -340,6 +317,30 @@ _SHARE = 4
 _LANES = 64
 """Images that blocks hold at least where vectors lie along the batch: with 16 of them the passes
 took three times as long (Zen 3, float32, 2026-11-25)."""
+
+
+def _core(limits: Limits) -> int:
+    """Bytes that the core may take of each worker's."""
+    return min(limits.each // _SHARE, limits.block)
+
+
+@lru_cache(1024)
+def _rows(problem: Problem, limits: Limits, order: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The block (batch..., G, rows of the first spatial axis) that is filtered at a time."""
+    lead = (*problem.batch, problem.groups)
+    axes = [a for a in order or range(len(lead) + 1) if a <= len(lead)]
+    least = list(floors(problem))
+    inner = [a for a in axes if (*lead, 0)[a] != 1][-1]
+    if inner < len(lead):  # vectors lie along it
+        least[inner] = _LANES
+    return cut(
+        (*lead, problem.output[0]),
+        axes,
+        _passes(problem).bytes,
+        replace(limits, max_memory=limits.workers * (limits.each - _core(limits))),
+        limits.block,
+        least,
+    )
 
 
 @lru_cache(1024)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <utility>
@@ -352,17 +353,72 @@ class PassesRun {
       return std::abs(axis.step) < std::abs(channels.step);
     };
     axes.insert(std::find_if(axes.begin(), axes.end(), inside), channels);
-    std::erase_if(axes, [](const Read& axis) { return axis.size == 1; });
-    if (axes.empty()) axes.push_back({1, item_, 0});
-    scan(axes, 0, part.x + low * x_steps_[lead_], peaks);
+    scan_runs(joined_where_possible(axes), part.x + low * x_steps_[lead_], peaks);
+  }
+
+  std::vector<Read> joined_where_possible(const std::vector<Read>& axes) const {
+    std::vector<Read> found;
+    for (const Read& inner : axes) {
+      if (inner.size == 1) continue;
+      if (!found.empty() && found.back().step == inner.size * inner.step &&
+          found.back().peak == inner.size * inner.peak) {
+        found.back() = {found.back().size * inner.size, inner.step, inner.peak};
+      } else {
+        found.push_back(inner);
+      }
+    }
+    if (found.empty()) found.push_back({1, item_, 0});
+    return found;
+  }
+
+  // A run of memory is compared with the next as a whole, and its elements with each other at last:
+  // entries, or lines, may be short.
+  void scan_runs(const std::vector<Read>& axes, const char* x, char* peaks) const {
+    constexpr ptrdiff_t longest = 16384;  // elements
+    ptrdiff_t run = 1;
+    auto inner = axes.end();
+    while (inner != axes.begin() && inner[-1].step == run * item_ &&
+           run * inner[-1].size <= longest)
+      run *= (--inner)->size;
+    std::vector<Read> within(inner, axes.end());
+    Read part = {1, 0, 0};  // an axis that continues the run, some of which is taken with it
+    if (inner != axes.begin() && inner[-1].step == run * item_ && inner[-1].peak == 0)
+      part = *--inner;
+    std::vector<Read> outer, across;
+    std::partition_copy(axes.begin(), inner, std::back_inserter(outer), std::back_inserter(across),
+                        [](const Read& axis) { return axis.peak != 0; });
+    if (run == 1 || (across.empty() && part.size == 1) || p_.x_type != p_.type)
+      return scan(axes, 0, x, peaks);
+    const ptrdiff_t together = std::min(longest / run, part.size);
+    within.insert(within.begin(), {together, run * item_, 0});
+    std::vector<char> most(size_t(together * run * item_));
+    const auto peaks_of = s_.isa.peaks_of[is_double_];
+    everywhere(outer, 0, x, peaks, [&](const char* first, char* to) {
+      std::fill(most.begin(), most.end(), 0);
+      everywhere(across, 0, first, to, [&](const char* from, char*) {
+        for (ptrdiff_t i = 0; i < part.size; i += together) {
+          const ptrdiff_t n = std::min(together, part.size - i) * run;
+          peaks_of(from + i * part.step, n * reals_, most.data());
+        }
+      });
+      scan(within, 0, most.data(), to);
+    });
+  }
+
+  template <class Visit>
+  void everywhere(const std::vector<Read>& axes, size_t axis, const char* x, char* peaks,
+                  const Visit& visit) const {
+    if (axis == axes.size()) return visit(x, peaks);
+    for (ptrdiff_t i = 0; i < axes[axis].size; ++i) {
+      everywhere(axes, axis + 1, x + i * axes[axis].step,
+                 peaks + i * axes[axis].peak * (item_ / reals_), visit);
+    }
   }
 
   void scan(const std::vector<Read>& axes, size_t axis, const char* x, char* peaks) const {
     const auto [size, step, peak] = axes[axis];
     const ptrdiff_t real = item_ / reals_;
     if (axis + 1 < axes.size()) {
-      if (axis + 2 == axes.size() && peak == 0 && scan_pixels(size, step, axes.back(), x, peaks))
-        return;
       for (ptrdiff_t i = 0; i < size; ++i)
         scan(axes, axis + 1, x + i * step, peaks + i * peak * real);
       return;
@@ -385,24 +441,6 @@ class PassesRun {
       }
       if (exact) return;
     }
-  }
-
-  // Pixels next to each other of a few entries each, such as RGB: many at a time.
-  bool scan_pixels(ptrdiff_t pixels, ptrdiff_t pixel, const Read& entries, const char* x,
-                   char* peaks) const {
-    constexpr ptrdiff_t most = 64;  // reals
-    const ptrdiff_t n = entries.size * reals_;
-    if (p_.x_type != p_.type || entries.peak == 0 || n > most || entries.step != item_ ||
-        pixel != entries.size * item_) {
-      return false;
-    }
-    alignas(64) char many[most * 8] = {};
-    const auto peaks_of = s_.isa.peaks_of[is_double_];
-    const ptrdiff_t together = most / n;
-    for (ptrdiff_t first = 0; first < pixels; first += together)
-      peaks_of(x + first * pixel, std::min(together, pixels - first) * n, many);
-    for (ptrdiff_t i = 0; i < together; ++i) peaks_of(many + i * pixel, n, peaks);
-    return true;
   }
 
   void repair(const Part& part, const std::vector<Sizes>& unsafe) const {
