@@ -27,16 +27,20 @@ _Table = Mapping[str, float | tuple[float, ...]]
 
 _AVX2: _Table = {
     # Zen 3, two cores, NumPy 2.4, SciPy 1.17; the middle of six calibrations, 2026-11-25.  Runs and
-    # borders are AVX-512's, for a slower clock.
+    # borders are AVX-512's, for a slower clock; passes are AVX2's on the Zen 5, where these kernels
+    # do all else in half the time.
     "calls": 7e4,
     "fft.calls": 5.5e3,
     "native.calls": 1e5,
     "native.bytes": 2e10,
     "native.runs": 7e7,
     "native.border": 1.3e8,
-    "passes.bytes": 1e10,
+    "passes.bytes": 1.6e10,
+    "passes.runs": 4e8,
+    "passes.border": 1.2e9,
+    "passes.calls": 2.2e4,
     "native": (3.5e10, 1.5e10, 7e9, 3.2e9, 1e9, 2e8),
-    "passes": (1.4e10, 6.3e9, 4e9, 2e9, 1e9, 2e8),
+    "passes": (3.3e10, 1.4e10, 9e9, 4e9, 1e9, 2e8),
     "direct": (1.5e9, 8e8, 7e8, 3.4e8, 4e7, 1e7),
     "fft": (2.9e9, 1.4e9, 1.8e9, 9e8, 7e7, 2e7),
     "fft.large": (2.2e9, 1.15e9, 1e9, 5e8, 5e7, 1.3e7),
@@ -46,7 +50,8 @@ _AVX2: _Table = {
 
 _AVX512: _Table = {
     # Zen 5, two cores, NumPy 2.4, SciPy 1.17: fitted to what single calls took in 300 random
-    # problems (`xconv bench --suite regret`, 2026-11-26); the rest from two calibrations.
+    # problems (`xconv bench --suite regret`, 2026-11-26), passes to 217 Gaussians among 1,500; the
+    # rest from two calibrations.
     "calls": 5e4,
     "fft.calls": 1.5e4,
     "native.calls": 1.1e5,
@@ -54,13 +59,16 @@ _AVX512: _Table = {
     "native.runs": 2e8,
     "native.border": 9e8,
     "native.efficiency": 1.0,
-    "passes.bytes": 1.1e10,
+    "passes.bytes": 2.4e10,
+    "passes.runs": 5.8e8,
+    "passes.border": 2.7e9,
+    "passes.calls": 4e4,
     "passes.efficiency": 1.0,
     "fft.efficiency": 0.05,
     "gather.efficiency": 0.1,
     "spectral.efficiency": 0.1,
     "native": (8e10, 4.1e10, 2e10, 1e10, 6e8, 1.2e8),
-    "passes": (9.5e10, 5.8e10, 2.4e10, 1.4e10, 6e8, 1.2e8),
+    "passes": (1.3e11, 5e10, 3.2e10, 1.2e10, 6e8, 1.2e8),
     "direct": (3.9e9, 2.2e9, 1.8e9, 9e8, 1.5e8, 3.8e7),
     "fft": (1.5e10, 7.5e9, 7.5e9, 3.7e9, 7e7, 2e7),
     "fft.large": (8e9, 4.8e9, 4e9, 2.4e9, 5e7, 1.3e7),

@@ -56,12 +56,11 @@ class NativeDirect(Direct):
         outputs = math.prod(problem.y_shape)
         moved = math.prod(problem.x_shape) * itemsize(problem.x_dtype)
         moved += outputs * itemsize(problem.dtype)
-        run = next((n for n in reversed(problem.y_shape) if n > 1), 1)
         return Work(
             amounts=(
                 (f"native.{problem.accumulator}", float(outputs * problem.taps)),
                 ("native.bytes", float(moved)),
-                ("native.runs", outputs / run),
+                ("native.runs", outputs / _run(problem)),
                 ("native.border", outputs * _border(problem)),
             ),
             serial=(("native.calls", 1.0),),
@@ -95,6 +94,11 @@ class NativeDirect(Direct):
             plain = np.ascontiguousarray(state.weights)  # the core may then choose other lanes
             compiled.run(x, plain, y, limits.workers, limits.max_memory, state.turned)
         return y
+
+
+def _run(problem: Problem) -> int:
+    """Outputs that lie next to each other in a result that the core lays out."""
+    return next((n for n in reversed(problem.y_shape) if n > 1), 1)
 
 
 def _border(problem: Problem) -> float:
@@ -283,7 +287,9 @@ class NativeSeparable(Separable):
             amounts=(
                 (f"passes.{problem.accumulator}", float(products * images)),
                 ("passes.bytes", float(sum(sizes) * images * itemsize(problem.accumulator))),
-                ("native.calls", float(count)),
+                ("passes.runs", sum(sizes) * images / _run(problem)),
+                ("passes.border", sum(sizes) * images * _border(problem)),
+                ("passes.calls", float(count)),
             ),
             serial=(
                 ("svd", float(math.prod(problem.kernel) * min(problem.kernel))),
@@ -314,6 +320,8 @@ class NativeSeparable(Separable):
 
 _SHARE = 4
 """The core may take this part of the memory of a worker."""
+_SMALLER = 8
+"""Blocks may be this much smaller than others, so that each worker has two."""
 _LANES = 64
 """Images that blocks hold at least where vectors lie along the batch: with 16 of them the passes
 took three times as long (Zen 3, float32, 2026-11-25)."""
@@ -337,7 +345,11 @@ def _rows(problem: Problem, limits: Limits, order: tuple[int, ...] | None) -> tu
         (*lead, problem.output[0]),
         axes,
         _passes(problem).bytes,
-        replace(limits, max_memory=limits.workers * (limits.each - _core(limits))),
+        replace(
+            limits,
+            max_memory=limits.workers * (limits.each - _core(limits)),
+            block=limits.block // _SMALLER,
+        ),
         limits.block,
         least,
     )
