@@ -106,6 +106,12 @@ def test_images_out_of_range_are_computed_directly(value: float) -> None:
         check(x, k, layout="NHW", kernel_layout="OHW", mode="same", workers=1, max_memory=memory)
 
 
+def test_rows_that_read_beyond_the_image_alone() -> None:
+    x, k = RNG.standard_normal((2, 3, 50)).astype("f4"), kernel((2, 3), 2, 1, "f4")
+    for layout in ("NHW", "HNW"):
+        check(x, k, layout=layout, mode=((40, 30), (1, 1)), workers=1, max_memory=40_000)
+
+
 def test_what_the_passes_cannot_do_is_left_to_arrays() -> None:
     x, k = RNG.standard_normal((2, 12, 13)), kernel((3, 3), 2, 1, "f8")
     for options, reason in (

@@ -34,26 +34,6 @@ Sizes without(const ptrdiff_t* strides, size_t axes, size_t axis) {
   return rest;
 }
 
-// to += from, of arrays of one shape.
-template <class Real>
-void add(char* to, const Sizes& to_steps, const char* from, const Sizes& from_steps,
-         const Sizes& shape, ptrdiff_t reals, size_t axis = 0) {
-  if (axis == shape.size()) {
-    for (ptrdiff_t i = 0; i < reals; ++i) {
-      Real a, b;
-      std::memcpy(&a, to + i * ptrdiff_t(sizeof a), sizeof a);
-      std::memcpy(&b, from + i * ptrdiff_t(sizeof b), sizeof b);
-      a += b;
-      std::memcpy(to + i * ptrdiff_t(sizeof a), &a, sizeof a);
-    }
-    return;
-  }
-  for (ptrdiff_t i = 0; i < shape[axis]; ++i) {
-    add<Real>(to + i * to_steps[axis], to_steps, from + i * from_steps[axis], from_steps, shape,
-              reals, axis + 1);
-  }
-}
-
 }  // namespace
 
 Passes::Passes(Problem given, const Isa& isa_) : problem(std::move(given)), isa(isa_) {
@@ -228,9 +208,9 @@ class PassesRun {
       part.x += part.from[a] * x_steps_[a];
       part.y += part.from[a] * y_steps_[a];
     }
-    const std::vector<Sizes> unsafe = unsafe_entries(part);  // and part.x is in a near cache
     char* scratch = scratch_.get() + worker * bytes_;
     scratch += -reinterpret_cast<uintptr_t>(scratch) & 63;
+    const auto unsafe = unsafe_entries(part, scratch);  // after which part.x is in a near cache
     filter(part, scratch);
     repair(part, unsafe);
   }
@@ -262,10 +242,30 @@ class PassesRun {
           from = to;
         }
         if (term > 0) {
-          (is_double_ ? add<double> : add<float>)(target, y_steps_, from.data, steps.back(),
-                                                  shapes.back(), reals_, 0);
+          const auto add = is_double_ ? &PassesRun::add<double> : &PassesRun::add<float>;
+          (this->*add)(0, target, from.data, steps.back(), shapes.back());
         }
       }
+    }
+  }
+
+  // To results, what scratch holds of them; from axis number k of their order on.
+  template <class Real>
+  void add(size_t k, char* to, const char* from, const Sizes& steps, const Sizes& shape) const {
+    typedef Real Element __attribute__((aligned(1), may_alias));
+    const size_t a = order_[k];
+    const ptrdiff_t to_step = y_steps_[a], from_step = steps[a];
+    if (k + 1 < order_.size()) {
+      for (ptrdiff_t i = 0; i < shape[a]; ++i)
+        add<Real>(k + 1, to + i * to_step, from + i * from_step, steps, shape);
+      return;
+    }
+    const bool run = to_step == item_ && from_step == item_;
+    const ptrdiff_t n = run ? shape[a] * reals_ : reals_;
+    for (ptrdiff_t i = 0; i < (run ? 1 : shape[a]); ++i) {
+      auto* sum = reinterpret_cast<Element*>(to + i * to_step);
+      const auto* term = reinterpret_cast<const Element*>(from + i * from_step);
+      for (ptrdiff_t j = 0; j < n; ++j) sum[j] += term[j];
     }
   }
 
@@ -294,13 +294,14 @@ class PassesRun {
 
   // Indices in a part of the entries (batch..., G) some sum of whose could leave the type's range,
   // by their largest absolute values in the rows that are read.
-  std::vector<Sizes> unsafe_entries(const Part& part) const {
+  std::vector<Sizes> unsafe_entries(const Part& part, char* scratch) const {
     if (p_.x_type < Type::float16) return {};  // integers are at most 2^64
-    return is_double_ ? entries_beyond<double>(part) : entries_beyond<float>(part);
+    return is_double_ ? entries_beyond<double>(part, scratch)
+                      : entries_beyond<float>(part, scratch);
   }
 
   template <class Real>
-  std::vector<Sizes> entries_beyond(const Part& part) const {
+  std::vector<Sizes> entries_beyond(const Part& part, char* scratch) const {
     using Limits = std::numeric_limits<Real>;
     constexpr double least = double(Limits::min()) / double(Limits::epsilon());
     constexpr double most = double(Limits::max()) / 4;
@@ -311,12 +312,15 @@ class PassesRun {
       steps[order_[k]] = entries;
       entries *= part.leads[order_[k]];
     }
-    std::vector<Real> peaks(static_cast<size_t>(entries));
-    find_peaks(part, steps, reinterpret_cast<char*>(peaks.data()));
+    // No more of them than outputs, so that there is room for them.
+    auto* const peaks = reinterpret_cast<Real*>(scratch);
+    std::fill_n(peaks, entries, Real(0));
+    const ptrdiff_t taken = (entries * ptrdiff_t(sizeof(Real)) + 63) / 64 * 64;
+    find_peaks(part, steps, scratch, scratch + taken, (bytes_ - taken) / item_);
     std::vector<Sizes> found;
     Sizes index(lead_);
     for (;;) {
-      const Real* at = peaks.data();
+      const Real* at = peaks;
       for (size_t a = 0; a < lead_; ++a) at += index[a] * steps[a];
       const double peak = at[0] > at[reals_ - 1] || at[0] != at[0] ? at[0] : at[reals_ - 1];
       const double absolute = reals_ == 1 ? peak : peak * std::sqrt(2.0);
@@ -335,13 +339,15 @@ class PassesRun {
     ptrdiff_t size, step, peak;
   };
 
-  void find_peaks(const Part& part, const Sizes& steps, char* peaks) const {
+  void find_peaks(const Part& part, const Sizes& steps, char* peaks, char* room,
+                  ptrdiff_t longest) const {
     ptrdiff_t low = part.first * p_.stride[0] - p_.pad[0];
     ptrdiff_t high = low + (part.rows - 1) * p_.stride[0] + (p_.taps[0] - 1) * p_.dilation[0] + 1;
     const ptrdiff_t rows = p_.x_shape[lead_ + 1];
     if (p_.boundary != Boundary::constant && (low < 0 || high > rows)) low = 0, high = rows;
     low = std::clamp(low, ptrdiff_t(0), rows);
     high = std::clamp(high, low, rows);
+    if (low == high) return;  // what is read lies beyond the image
     // In the order of the peaks, and the summed channels where they lie among them.
     std::vector<Read> axes;
     for (const size_t a : order_) {
@@ -353,7 +359,7 @@ class PassesRun {
       return std::abs(axis.step) < std::abs(channels.step);
     };
     axes.insert(std::find_if(axes.begin(), axes.end(), inside), channels);
-    scan_runs(joined_where_possible(axes), part.x + low * x_steps_[lead_], peaks);
+    scan_runs(joined_where_possible(axes), part.x + low * x_steps_[lead_], peaks, room, longest);
   }
 
   std::vector<Read> joined_where_possible(const std::vector<Read>& axes) const {
@@ -372,9 +378,10 @@ class PassesRun {
   }
 
   // A run of memory is compared with the next as a whole, and its elements with each other at last:
-  // entries, or lines, may be short.
-  void scan_runs(const std::vector<Read>& axes, const char* x, char* peaks) const {
-    constexpr ptrdiff_t longest = 16384;  // elements
+  // entries, or lines, may be short.  `most` has room for `longest` elements.
+  void scan_runs(const std::vector<Read>& axes, const char* x, char* peaks, char* most,
+                 ptrdiff_t longest) const {
+    longest = std::min(longest, ptrdiff_t(16384));
     ptrdiff_t run = 1;
     auto inner = axes.end();
     while (inner != axes.begin() && inner[-1].step == run * item_ &&
@@ -391,17 +398,16 @@ class PassesRun {
       return scan(axes, 0, x, peaks);
     const ptrdiff_t together = std::min(longest / run, part.size);
     within.insert(within.begin(), {together, run * item_, 0});
-    std::vector<char> most(size_t(together * run * item_));
     const auto peaks_of = s_.isa.peaks_of[is_double_];
     everywhere(outer, 0, x, peaks, [&](const char* first, char* to) {
-      std::fill(most.begin(), most.end(), 0);
+      std::memset(most, 0, size_t(together * run * item_));
       everywhere(across, 0, first, to, [&](const char* from, char*) {
         for (ptrdiff_t i = 0; i < part.size; i += together) {
           const ptrdiff_t n = std::min(together, part.size - i) * run;
-          peaks_of(from + i * part.step, n * reals_, most.data());
+          peaks_of(from + i * part.step, n * reals_, most);
         }
       });
-      scan(within, 0, most.data(), to);
+      scan(within, 0, most, to);
     });
   }
 

@@ -40,8 +40,9 @@ class Passes {
   ptrdiff_t bytes(const Sizes& block) const;
   size_t least() const;
 
-  // Each worker takes `bytes(block)` and `memory`.  The same bits for any block and any number of
-  // workers.  Returns false where `interrupted` said so.
+  // Each worker takes `bytes(block)` and `memory`.  The same bits for any number of workers, and
+  // any block whose rows leave the range or not as the whole image does.  Returns false where
+  // `interrupted` said so.
   bool run(const Kernel& kernel, Array x, Array y, const Sizes& block, int workers, size_t memory,
            bool (*interrupted)()) const;
 
