@@ -97,8 +97,16 @@ class NativeDirect(Direct):
 
 
 def _run(problem: Problem) -> int:
-    """Outputs that lie next to each other in a result that the core lays out."""
-    return next((n for n in reversed(problem.y_shape) if n > 1), 1)
+    """Outputs along which vectors run: those of the last axis, and where it is not convolved, of
+    the next as well."""
+    spatial = problem.y_axes[-problem.spatial :]
+    convolved = {a.of for a, k in zip(spatial, problem.kernel, strict=True) if k > 1}
+    run = 1
+    for axis in reversed(range(len(problem.y_shape))):
+        run *= max(problem.y_shape[axis], 1)
+        if axis in convolved:
+            break
+    return run
 
 
 def _border(problem: Problem) -> float:
