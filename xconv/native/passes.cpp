@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <iterator>
 #include <limits>
 #include <memory>
 #include <utility>
 
+#include "peaks.h"
 #include "pool.h"
 #include "traversal.h"
 
@@ -15,12 +15,6 @@ namespace xconv {
 namespace {
 
 using Sizes = Passes::Sizes;
-
-ptrdiff_t product(const Sizes& sizes) {
-  ptrdiff_t n = 1;
-  for (const ptrdiff_t size : sizes) n *= size;
-  return n;
-}
 
 Sizes joined(Sizes a, const Sizes& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -170,16 +164,8 @@ class PassesRun {
   }
 
   bool run(int workers, bool (*interrupted)()) {
-    const ParallelLoop loop{count_,
-                            [](void* self, int worker, ptrdiff_t i) {
-                              auto* run = static_cast<PassesRun*>(self);
-                              if (!run->failure_.happened())
-                                run->failure_.keep_of([&] { run->task(worker, i); });
-                            },
-                            this, interrupted};
-    const bool completed = run_loop(loop, workers);
-    failure_.rethrow();
-    return completed;
+    return run_tasks(count_, workers, interrupted,
+                     [&](int worker, ptrdiff_t i) { task(worker, i); });
   }
 
  private:
@@ -305,23 +291,22 @@ class PassesRun {
     using Limits = std::numeric_limits<Real>;
     constexpr double least = double(Limits::min()) / double(Limits::epsilon());
     constexpr double most = double(Limits::max()) / 4;
-    ptrdiff_t entries = reals_;
-    Sizes steps(lead_);  // of the peaks, which lie in the memory order of x
+    ptrdiff_t taken = item_;  // by the peaks, of which there are no more than outputs
+    Sizes steps(lead_);       // they lie in the memory order of x
     for (size_t k = order_.size(); k-- > 0;) {
       if (order_[k] >= lead_) continue;
-      steps[order_[k]] = entries;
-      entries *= part.leads[order_[k]];
+      steps[order_[k]] = taken;
+      taken *= part.leads[order_[k]];
     }
-    // No more of them than outputs, so that there is room for them.
-    auto* const peaks = reinterpret_cast<Real*>(scratch);
-    std::fill_n(peaks, entries, Real(0));
-    const ptrdiff_t taken = (entries * ptrdiff_t(sizeof(Real)) + 63) / 64 * 64;
-    find_peaks(part, steps, scratch, scratch + taken, (bytes_ - taken) / item_);
+    std::memset(scratch, 0, size_t(taken));
+    taken = (taken + 63) / 64 * 64;
+    find_peaks_of(part, steps, scratch, scratch + taken, (bytes_ - taken) / item_);
     std::vector<Sizes> found;
     Sizes index(lead_);
     for (;;) {
-      const Real* at = peaks;
-      for (size_t a = 0; a < lead_; ++a) at += index[a] * steps[a];
+      const char* entry = scratch;
+      for (size_t a = 0; a < lead_; ++a) entry += index[a] * steps[a];
+      const auto* at = reinterpret_cast<const Real*>(entry);
       const double peak = at[0] > at[reals_ - 1] || at[0] != at[0] ? at[0] : at[reals_ - 1];
       const double absolute = reals_ == 1 ? peak : peak * std::sqrt(2.0);
       if (!(absolute * std::max(k_.magnitude, 1.0) <= most &&
@@ -334,119 +319,28 @@ class PassesRun {
     }
   }
 
-  // An axis of what is read: bytes from one element to the next, and reals from peak to peak.
-  struct Read {
-    ptrdiff_t size, step, peak;
-  };
-
-  void find_peaks(const Part& part, const Sizes& steps, char* peaks, char* room,
-                  ptrdiff_t longest) const {
+  // Of the rows that a part reads; `steps` are the bytes between the peaks of entries.
+  void find_peaks_of(const Part& part, const Sizes& steps, char* peaks, char* room,
+                     ptrdiff_t longest) const {
     ptrdiff_t low = part.first * p_.stride[0] - p_.pad[0];
     ptrdiff_t high = low + (part.rows - 1) * p_.stride[0] + (p_.taps[0] - 1) * p_.dilation[0] + 1;
     const ptrdiff_t rows = p_.x_shape[lead_ + 1];
     if (p_.boundary != Boundary::constant && (low < 0 || high > rows)) low = 0, high = rows;
     low = std::clamp(low, ptrdiff_t(0), rows);
     high = std::clamp(high, low, rows);
-    if (low == high) return;  // what is read lies beyond the image
     // In the order of the peaks, and the summed channels where they lie among them.
-    std::vector<Read> axes;
+    std::vector<PeakAxis> axes;
     for (const size_t a : order_) {
       const ptrdiff_t size = a < lead_ ? part.leads[a] : p_.x_shape[a + 1];
       axes.push_back({a == lead_ ? high - low : size, x_steps_[a], a < lead_ ? steps[a] : 0});
     }
-    const Read channels = {p_.x_shape[lead_], x_.strides[lead_], 0};
-    const auto inside = [&](const Read& axis) {
+    const PeakAxis channels = {p_.x_shape[lead_], x_.strides[lead_], 0};
+    const auto inside = [&](const PeakAxis& axis) {
       return std::abs(axis.step) < std::abs(channels.step);
     };
     axes.insert(std::find_if(axes.begin(), axes.end(), inside), channels);
-    scan_runs(joined_where_possible(axes), part.x + low * x_steps_[lead_], peaks, room, longest);
-  }
-
-  std::vector<Read> joined_where_possible(const std::vector<Read>& axes) const {
-    std::vector<Read> found;
-    for (const Read& inner : axes) {
-      if (inner.size == 1) continue;
-      if (!found.empty() && found.back().step == inner.size * inner.step &&
-          found.back().peak == inner.size * inner.peak) {
-        found.back() = {found.back().size * inner.size, inner.step, inner.peak};
-      } else {
-        found.push_back(inner);
-      }
-    }
-    if (found.empty()) found.push_back({1, item_, 0});
-    return found;
-  }
-
-  // A run of memory is compared with the next as a whole, and its elements with each other at last:
-  // entries, or lines, may be short.  `most` has room for `longest` elements.
-  void scan_runs(const std::vector<Read>& axes, const char* x, char* peaks, char* most,
-                 ptrdiff_t longest) const {
-    longest = std::min(longest, ptrdiff_t(16384));
-    ptrdiff_t run = 1;
-    auto inner = axes.end();
-    while (inner != axes.begin() && inner[-1].step == run * item_ &&
-           run * inner[-1].size <= longest)
-      run *= (--inner)->size;
-    std::vector<Read> within(inner, axes.end());
-    Read part = {1, 0, 0};  // an axis that continues the run, some of which is taken with it
-    if (inner != axes.begin() && inner[-1].step == run * item_ && inner[-1].peak == 0)
-      part = *--inner;
-    std::vector<Read> outer, across;
-    std::partition_copy(axes.begin(), inner, std::back_inserter(outer), std::back_inserter(across),
-                        [](const Read& axis) { return axis.peak != 0; });
-    if (run == 1 || (across.empty() && part.size == 1) || p_.x_type != p_.type)
-      return scan(axes, 0, x, peaks);
-    const ptrdiff_t together = std::min(longest / run, part.size);
-    within.insert(within.begin(), {together, run * item_, 0});
-    const auto peaks_of = s_.isa.peaks_of[is_double_];
-    everywhere(outer, 0, x, peaks, [&](const char* first, char* to) {
-      std::memset(most, 0, size_t(together * run * item_));
-      everywhere(across, 0, first, to, [&](const char* from, char*) {
-        for (ptrdiff_t i = 0; i < part.size; i += together) {
-          const ptrdiff_t n = std::min(together, part.size - i) * run;
-          peaks_of(from + i * part.step, n * reals_, most);
-        }
-      });
-      scan(within, 0, most, to);
-    });
-  }
-
-  template <class Visit>
-  void everywhere(const std::vector<Read>& axes, size_t axis, const char* x, char* peaks,
-                  const Visit& visit) const {
-    if (axis == axes.size()) return visit(x, peaks);
-    for (ptrdiff_t i = 0; i < axes[axis].size; ++i) {
-      everywhere(axes, axis + 1, x + i * axes[axis].step,
-                 peaks + i * axes[axis].peak * (item_ / reals_), visit);
-    }
-  }
-
-  void scan(const std::vector<Read>& axes, size_t axis, const char* x, char* peaks) const {
-    const auto [size, step, peak] = axes[axis];
-    const ptrdiff_t real = item_ / reals_;
-    if (axis + 1 < axes.size()) {
-      for (ptrdiff_t i = 0; i < size; ++i)
-        scan(axes, axis + 1, x + i * step, peaks + i * peak * real);
-      return;
-    }
-    const Isa& isa = s_.isa;
-    constexpr ptrdiff_t chunk = 128;  // elements that are converted at a time
-    alignas(64) char converted[chunk * 16];
-    const bool exact = p_.x_type == p_.type && step == item_;
-    for (ptrdiff_t first = 0; first < size; first += chunk) {
-      const ptrdiff_t n = exact ? size : std::min(chunk, size - first);
-      const char* from = x + first * step;
-      if (!exact) {
-        isa.load[int(p_.x_type)][int(number_of(p_.type))](from, step, converted, n);
-        from = converted;
-      }
-      if (peak == 0) {
-        isa.peak_of[is_double_](from, n * reals_, peaks);
-      } else {
-        isa.peaks_of[is_double_](from, n * reals_, peaks + first * peak * real);
-      }
-      if (exact) return;
-    }
+    const char* x = part.x + low * x_steps_[lead_];
+    find_peaks(s_.isa, p_.x_type, p_.type, axes, x, peaks, room, longest);
   }
 
   void repair(const Part& part, const std::vector<Sizes>& unsafe) const {
@@ -481,7 +375,6 @@ class PassesRun {
   std::vector<size_t> order_;         // axes (batch..., G, spatial...) of x, outermost first
   ptrdiff_t count_ = 1;
   std::unique_ptr<char[]> scratch_;
-  Failure failure_;
 };
 
 bool Passes::run(const Kernel& kernel, Array x, Array y, const Sizes& block, int workers,

@@ -47,4 +47,23 @@ class Failure {
   std::exception_ptr failure_;
 };
 
+// The same of tasks (worker, i) that may throw: what one did is thrown here, the rest left out.
+template <class Task>
+bool run_tasks(std::ptrdiff_t count, int workers, bool (*interrupted)(), Task&& task) {
+  struct Context {
+    Task& task;
+    Failure failure;
+  } context{task, {}};
+  const ParallelLoop loop{count,
+                          [](void* self, int worker, std::ptrdiff_t i) {
+                            auto* context = static_cast<Context*>(self);
+                            if (!context->failure.happened())
+                              context->failure.keep_of([&] { context->task(worker, i); });
+                          },
+                          &context, interrupted};
+  const bool completed = run_loop(loop, workers);
+  context.failure.rethrow();
+  return completed;
+}
+
 }  // namespace xconv

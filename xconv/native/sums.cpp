@@ -15,12 +15,6 @@ using Sizes = PositionSums::Sizes;
 
 constexpr ptrdiff_t chunk = 4096;  // elements of the total that are added up at a time
 
-ptrdiff_t product(const Sizes& sizes) {
-  ptrdiff_t n = 1;
-  for (const ptrdiff_t size : sizes) n *= size;
-  return n;
-}
-
 template <class Real>
 void add_to(char* total_, const char* part_, ptrdiff_t n) {
   auto* total = reinterpret_cast<Real*>(total_);
@@ -67,18 +61,9 @@ class Run {
 
   bool run(void* total, int workers, bool (*interrupted)()) {
     total_ = static_cast<char*>(total);
-    const ParallelLoop adding{shares_,
-                              [](void* self, int, ptrdiff_t i) {
-                                auto* run = static_cast<Run*>(self);
-                                run->failure_.keep_of([&] { run->add(i); });
-                              },
-                              this, interrupted};
-    if (!run_loop(adding, workers)) return false;
-    failure_.rethrow();
-    const ParallelLoop meeting{
-        ceil_div(elements(), chunk),
-        [](void* self, int, ptrdiff_t i) { static_cast<Run*>(self)->meet(i); }, this, nullptr};
-    return run_loop(meeting, workers);
+    return run_tasks(shares_, workers, interrupted, [&](int, ptrdiff_t i) { add(i); }) &&
+           run_tasks(ceil_div(elements(), chunk), workers, nullptr,
+                     [&](int, ptrdiff_t i) { meet(i); });
   }
 
  private:
@@ -96,8 +81,7 @@ class Run {
     std::memset(total, 0, size_t(elements() * item_));
     std::vector<char> part, weights;
     const ptrdiff_t from = share * blocks_ / shares_, to = (share + 1) * blocks_ / shares_;
-    for (ptrdiff_t i = from; i < to && !failure_.happened(); ++i)
-      add_block(i, total, part, weights);
+    for (ptrdiff_t i = from; i < to; ++i) add_block(i, total, part, weights);
   }
 
   void add_block(ptrdiff_t index, char* total, std::vector<char>& part,
@@ -237,7 +221,6 @@ class Run {
   size_t memory_;  // of one block's Direct
   std::unique_ptr<char[]> totals_;
   char* total_ = nullptr;
-  Failure failure_;
 };
 
 }  // namespace

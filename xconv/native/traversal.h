@@ -25,6 +25,12 @@ inline ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) {
   return a >= 0 ? a / b : -((-a + b - 1) / b);
 }
 
+inline ptrdiff_t product(const std::vector<ptrdiff_t>& sizes, size_t from = 0) {
+  ptrdiff_t n = 1;
+  for (size_t a = from; a < sizes.size(); ++a) n *= sizes[a];
+  return n;
+}
+
 // Batch, G, I, spatial and O.
 constexpr int max_loops = max_axes + 1;
 

@@ -15,12 +15,6 @@ using Sizes = WindowSums::Sizes;
 // In bytes, of a worker, unless a line needs more.
 constexpr ptrdiff_t product_bytes = 512 * 1024, image_bytes = 256 * 1024;
 
-ptrdiff_t product(const Sizes& sizes, size_t from = 0) {
-  ptrdiff_t n = 1;
-  for (size_t a = from; a < sizes.size(); ++a) n *= sizes[a];
-  return n;
-}
-
 template <class Real>
 inline void add_run(char* to, const char* from, ptrdiff_t n) {
   auto* a = reinterpret_cast<Real*>(to);
@@ -78,16 +72,8 @@ class Run {
   }
 
   bool run(int workers, bool (*interrupted)()) {
-    const ParallelLoop loop{s_.x_shape[0] * s_.x_shape[1] * slices_,
-                            [](void* self, int worker, ptrdiff_t i) {
-                              auto* run = static_cast<Run*>(self);
-                              if (!run->failure_.happened())
-                                run->failure_.keep_of([&] { run->task(worker, i); });
-                            },
-                            this, interrupted};
-    const bool completed = run_loop(loop, workers);
-    failure_.rethrow();
-    return completed;
+    return run_tasks(s_.x_shape[0] * s_.x_shape[1] * slices_, workers, interrupted,
+                     [&](int worker, ptrdiff_t i) { task(worker, i); });
   }
 
  private:
@@ -273,7 +259,6 @@ class Run {
   std::unique_ptr<char[]> scratch_memory_;
   std::vector<char> turned_;
   ptrdiff_t group_;  // bytes of a group's weights
-  Failure failure_;
 };
 
 }  // namespace
