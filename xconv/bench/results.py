@@ -16,7 +16,7 @@ from .cases import GPU, PUBLISHED, Case
 __all__ = [
     "Record", "best_peer", "bound", "by_case", "cell", "differing", "families", "family",
     "limits_of", "load", "median", "merged", "named", "of_kind", "of_seed", "on_gpu", "published",
-    "save", "suites",
+    "save", "seed_sizes", "suites",
 ]  # fmt: skip
 
 Record = dict[str, Any]
@@ -124,19 +124,23 @@ def of_seed(record: Record) -> bool:
     return plain and case["kernel_layout"] == "HW" and sorted(case["layout"]) == ["H", "N", "W"]
 
 
+def seed_sizes(case: Record) -> tuple[int, int, int]:
+    """S, N and K of a case like those of the first table."""
+    sizes = dict(zip(case["layout"], case["x"], strict=True))
+    return sizes["H"], sizes["N"], case["k"][0]
+
+
 def cell(case: Record) -> str:
     """S, N and K of a case of the first table, its layout and its dtype, in short."""
-    sizes = dict(zip(case["layout"], case["x"], strict=True))
     kind = {"float32": "f32", "float64": "f64"}.get(case["dtype"], case["dtype"])
-    return f"{sizes['H']}, {sizes['N']}, {case['k'][0]} {case['layout']} {kind}"
+    return f"{', '.join(map(str, seed_sizes(case)))} {case['layout']} {kind}"
 
 
 def published(case: Record) -> dict[str, float]:
     """Seconds of contenders that were published for a case of the first table, if any were."""
-    sizes = dict(zip(case["layout"], case["x"], strict=True))
     if (case["suite"], case["layout"], case["dtype"]) != ("seed", "HWN", "float64"):
         return {}
-    return PUBLISHED.get((sizes["H"], sizes["N"], case["k"][0]), {})
+    return PUBLISHED.get(seed_sizes(case), {})
 
 
 def limits_of(records: Iterable[Record], gpu: bool) -> Record | None:

@@ -23,6 +23,7 @@ from .results import (
     of_seed,
     on_gpu,
     published,
+    seed_sizes,
     suites,
 )
 from .targets import predictions, verdicts
@@ -174,9 +175,8 @@ def _first_table(records: Iterable[Record], calls: tuple[str, ...]) -> str:
         case = group[0]["case"]
         mine, peer = named(group, "xconv"), best_peer(group)
         today = [_cell(named(group, name), group, name) for name in calls]
-        sizes = dict(zip(case["layout"], case["x"], strict=True))
         rows.append(
-            [f"{sizes['H']}, {sizes['N']}, {case['k'][0]}", case["layout"], case["dtype"], *today,
+            [", ".join(map(str, seed_sizes(case))), case["layout"], case["dtype"], *today,
              f"{milliseconds(peer)} {family(peer['contender'])}" if peer else "",
              f"**{milliseconds(mine)}**" if mine else "failed",
              f"{median(peer) / median(mine):.2f}" if peer and mine else ""]

@@ -19,6 +19,7 @@ from .results import (
     named,
     of_kind,
     of_seed,
+    seed_sizes,
 )
 from .run import BACKWARD, COPY
 
@@ -166,11 +167,9 @@ def _gpu_lead(ours: str, rivals: str) -> Measure:
     def measure(records: list[Record]) -> float | None:
         found = []
         for group in by_case(filter(of_seed, of_kind(records, "result", GPU))):
-            case = group[0]["case"]
-            sizes = dict(zip(case["layout"], case["x"], strict=True))
             mine = named(group, ours)
             rival = best_peer(r for r in group if r["contender"].startswith(rivals))
-            if mine and rival and (sizes["H"], sizes["N"], case["k"][0]) in SEED:
+            if mine and rival and seed_sizes(group[0]["case"]) in SEED:
                 found.append(median(rival) / median(mine))
         return min(found, default=None)
 

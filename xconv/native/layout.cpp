@@ -24,7 +24,7 @@ constexpr ptrdiff_t short_run = 4;       // tiles
 constexpr ptrdiff_t most_inner = 1024;   // taps of a tile's inner loop
 constexpr ptrdiff_t most_turned = 8192;  // the same where their weights come a vector at a time
 constexpr double nearly = 0.8;           // as many rows of a tile in use
-constexpr int least_taps = 4, least_vectors = 3;  // of a line
+constexpr int least_taps = 4, least_vectors = 3;  // of a line; measured on a Zen 5
 
 }  // namespace
 

@@ -63,17 +63,13 @@ std::vector<Sizes> Passes::sizes(ptrdiff_t rows) const {
 }
 
 ptrdiff_t Passes::bytes(const Sizes& block) const {
-  ptrdiff_t largest[2] = {0, 0};  // a pass reads one and writes the other
   const auto all = sizes(block[lead]);
-  for (size_t a = 1; a < all.size(); ++a) {
-    const ptrdiff_t n = product(all[a]);
-    if (n > largest[0])
-      largest[1] = std::exchange(largest[0], n);
-    else
-      largest[1] = std::max(largest[1], n);
-  }
+  Sizes written = {0};
+  for (size_t a = 1; a < all.size(); ++a) written.push_back(product(all[a]));
+  std::sort(written.rbegin(), written.rend());
   const ptrdiff_t images = product(Sizes(block.begin(), block.begin() + ptrdiff_t(lead)));
-  return images * (largest[0] + largest[1]) * size_of(problem.type);
+  // A pass reads one and writes another: no two take more than the two largest.
+  return images * (written[0] + written[1]) * size_of(problem.type);
 }
 
 Direct Passes::pass(size_t axis, const Sizes& leads, ptrdiff_t first, ptrdiff_t rows) const {
@@ -349,8 +345,7 @@ class PassesRun {
     const size_t axes = lead_ + 1 + rank_;
     const Sizes x_steps(x_.strides + lead_, x_.strides + axes);
     const Sizes y_steps(y_.strides + lead_, y_.strides + axes);
-    ptrdiff_t group = item_;
-    for (const ptrdiff_t n : direct.spec.kernel) group *= n;
+    const ptrdiff_t group = product(direct.spec.kernel) * item_;
     for (const Sizes& index : unsafe) {
       Array x{const_cast<char*>(part.x), x_steps.data()}, y{part.y, y_steps.data()};
       for (size_t a = 0; a < lead_; ++a) {
