@@ -79,8 +79,9 @@ class Plan:
         self._bound: tuple[planner.Row, Any] | None = None
         if kernel is not None:  # and whoever gave it may write to it later
             kernel = kernel.copy() if isinstance(kernel, np.ndarray) else backend.copy(kernel)
-            self._bound = self._prepared(kernel, like)
         self._kernel = kernel
+        if kernel is not None:
+            self._bound = self._prepared(kernel, like)
 
     @functools.cached_property
     def rows(self) -> tuple[planner.Row, ...]:
@@ -163,7 +164,7 @@ class Plan:
 
     def _examine(self, kernel: Any) -> tuple[_Known, Callable[[Method], Any]]:
         """What is known of a kernel, and how methods find out more; of the same values once."""
-        host = view(self.backend.to_numpy(kernel), self.problem.views[1], np)
+        host = self.backend.to_numpy(kernel)
         values = host.tobytes()
         known = self._known
         if known.values != values:
@@ -171,7 +172,8 @@ class Plan:
 
         def examine(method: Method) -> Any:
             if method not in known.facts:
-                known.facts[method] = method.examine(self.problem, host)
+                canonical = view(host, self.problem.views[1], np)
+                known.facts[method] = method.examine(self.problem, canonical)
             return known.facts[method]
 
         return known, examine
@@ -197,7 +199,9 @@ class Plan:
 
     def prepare(self, row: planner.Row, kernel: Any, like: Any) -> Any:
         """What the method of the row keeps of the kernel, for images that are like `like`."""
-        weights = self.backend.bound(self.problem, kernel, like)
+        lasting = kernel is self._kernel
+        bind = self.backend.bound if lasting else self.backend.bound_once
+        weights = bind(self.problem, kernel, like)
         return row.method.prepare(self.backend, self.problem, weights, row.facts, self.limits)
 
     def _check_fits(self, subject: str, array: Any, shape: tuple[int, ...], dtype: str) -> None:

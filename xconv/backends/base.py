@@ -150,6 +150,10 @@ class Backend:
         """The kernel as the methods of this backend are given it: its `weights`."""
         return self.weights(problem, kernel, like)
 
+    def bound_once(self, problem: Problem, kernel: Any, like: Any) -> Any:
+        """`bound` for a kernel that a call has brought, and the next may bring again."""
+        return self.bound(problem, kernel, like)
+
     def to_numpy(self, x: Any) -> np.ndarray:
         """`x` on the host."""
         if hasattr(x, "detach"):

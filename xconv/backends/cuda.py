@@ -7,7 +7,8 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from .base import Backend, refuse_masked
 from .streamed import StreamedBackend
 
 __all__ = ["CUDABackend"]
+
+_REMEMBERED, _REMEMBERED_BYTES = 16, 4 << 20
+"""Problems whose last kernel is remembered, and most bytes of it, and of each thing made of it."""
 
 
 class CUDABackend(Backend):
@@ -52,6 +56,7 @@ class CUDABackend(Backend):
 
     def __init__(self, device: Device | None = None) -> None:
         self._given = device
+        self._last: dict[Problem, tuple[bytes, Weights]] = {}
 
     @functools.cached_property
     def device(self) -> Device:
@@ -124,25 +129,18 @@ class CUDABackend(Backend):
     def namespace(self, x: Any) -> Any:
         return super().namespace(x) if foreign.is_foreign(x) else self.device.xp
 
-    @contextmanager
-    def session(self, x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
+    def session(self, x: Any, y: Any) -> AbstractContextManager[tuple[Any, Any]]:
         """`x` and `y` as arrays of the device, which and whose stream are current meanwhile."""
-        stream = foreign.stream_of(x)
-        source, target = self._borrowed(x), self._borrowed(y)
-        try:
-            with self.device.active(source), stream:
-                if math.gcd(self.device.pointer(source), *source.strides) % source.dtype.itemsize:
-                    source = source.copy()  # the kernels read whole elements
-                yield source, target
-        except MemoryError as error:
-            if isinstance(error, MemoryLimitError):
-                raise
-            raise MemoryLimitError(
-                f"the device ran out of memory for scratch: {error}; give max_memory= less, use "
-                'method="direct", which needs none, or convolve a part of the batch at a time'
-            ) from error
+        return _Session(self, x, y)
 
-    def _borrowed(self, x: Any) -> Any:
+    def there(self, x: Any) -> AbstractContextManager[Any]:
+        """Makes the device of `x`, and the stream that its library works on, the current ones."""
+        if self.device.owns(x):
+            return self.device.active(x)
+        return _both(self.device.active(self.borrowed(x)), foreign.stream_of(x))
+
+    def borrowed(self, x: Any) -> Any:
+        """`x` as an array of the device, on the same memory."""
         return x if self.device.owns(x) else foreign.borrowed(x)
 
     def given_back(self, y: Any, like: Any) -> Any:
@@ -153,22 +151,40 @@ class CUDABackend(Backend):
     def accept_kernel(self, k: Any, x: Any) -> Any:
         refuse_masked(k, "the kernel")
         if self.owns(k):
-            return self._borrowed(k)
+            return self.borrowed(k)
         return super().accept_kernel(k, x)
 
     def bound(self, problem: Problem, kernel: Any, like: Any) -> Weights:
         return Weights(self.device, problem, kernel)
 
+    def bound_once(self, problem: Problem, kernel: Any, like: Any) -> Weights:
+        """The weights of the last kernel again where the values are the same.
+
+        So that they are not sent over and prepared by each of many calls with one kernel.
+        """
+        if type(kernel) is not np.ndarray or kernel.nbytes > _REMEMBERED_BYTES:
+            return self.bound(problem, kernel, like)
+        values = kernel.tobytes()
+        last = self._last.get(problem)
+        if last is None or last[0] != values:
+            if len(self._last) >= _REMEMBERED:
+                self._last.clear()
+            last = values, Weights(self.device, problem, kernel.copy(), _REMEMBERED_BYTES)
+            self._last[problem] = last
+        return last[1]
+
     def to_numpy(self, x: Any) -> np.ndarray:
-        return self.device.to_numpy(self._borrowed(x)) if self.owns(x) else np.asarray(x)
+        return self.device.to_numpy(self.borrowed(x)) if self.owns(x) else np.asarray(x)
 
     def asarray(self, values: np.ndarray, dtype: str, like: Any) -> Any:
         return self.device.xp.asarray(np.array(values, dtype=np.dtype(dtype), order="C"))
 
     def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
         try:
-            with self.device.active(self._borrowed(like)), foreign.stream_of(like):
-                return self.device.xp.empty(shape, dtype=np.dtype(dtype))
+            if self.device.owns(like) and self.device.holds(like) is not None:
+                return self.device.empty(shape, np.dtype(dtype))
+            with self.there(like):
+                return self.device.empty(shape, np.dtype(dtype))
         except MemoryError as error:
             wanted = int(np.prod(shape, dtype=object)) * itemsize(dtype)
             raise MemoryLimitError(
@@ -179,7 +195,7 @@ class CUDABackend(Backend):
 
     def full(self, shape: tuple[int, ...], value: complex | None, dtype: str, like: Any) -> Any:
         if value is None:
-            return self.device.xp.empty(shape, dtype=np.dtype(dtype))
+            return self.device.empty(shape, np.dtype(dtype))
         value = bool(value) if dtype == "bool" else value
         return self.device.xp.full(shape, value, dtype=np.dtype(dtype))
 
@@ -193,16 +209,57 @@ class CUDABackend(Backend):
         return super().check_out(out, problem, x)
 
     def overlaps(self, out: Any, x: Any) -> bool:
-        return bool(self.device.xp.may_share_memory(self._borrowed(out), self._borrowed(x)))
+        return bool(self.device.xp.may_share_memory(self.borrowed(out), self.borrowed(x)))
 
     def same_memory(self, a: Any, b: Any) -> bool:
-        a, b = self._borrowed(a), self._borrowed(b)
+        a, b = self.borrowed(a), self.borrowed(b)
         return (self.device.pointer(a), a.strides) == (self.device.pointer(b), b.strides)
 
     def copy(self, x: Any) -> Any:
-        with self.device.active(self._borrowed(x)), foreign.stream_of(x):
-            return self._borrowed(x).copy()
+        with self.there(x):
+            return self.borrowed(x).copy()
 
     def peak(self, x: Any, axes: tuple[int, ...]) -> np.ndarray:
         """Ones: the rows look for values that no transform can take on the device, afterwards."""
         return np.ones([n for axis, n in enumerate(x.shape) if axis not in axes])
+
+
+class _Session:
+    """What `CUDABackend.session` returns; written out, since small calls notice a generator."""
+
+    __slots__ = ("_backend", "_there", "_x", "_y")
+
+    def __init__(self, backend: CUDABackend, x: Any, y: Any) -> None:
+        self._backend, self._x, self._y = backend, x, y
+        self._there = backend.there(x)
+
+    def __enter__(self) -> tuple[Any, Any]:
+        device = self._backend.device
+        x, y = self._backend.borrowed(self._x), self._backend.borrowed(self._y)
+        self._there.__enter__()
+        if math.gcd(device.pointer(x), *x.strides) % x.dtype.itemsize:
+            try:
+                x = x.copy()  # the kernels read whole elements
+            except BaseException:
+                self.__exit__(*sys.exc_info())
+                raise
+        return x, y
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._there.__exit__(kind, error, trace)
+        if isinstance(error, MemoryError) and not isinstance(error, MemoryLimitError):
+            raise MemoryLimitError(
+                f"the device ran out of memory for scratch: {error}; give max_memory= less, use "
+                'method="direct", which needs none, or convolve a part of the batch at a time'
+            ) from error
+
+
+@contextmanager
+def _both(a: AbstractContextManager[Any], b: AbstractContextManager[Any]) -> Iterator[None]:
+    with a, b:
+        yield

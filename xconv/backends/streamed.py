@@ -46,6 +46,9 @@ class StreamedBackend(CPUBackend):
     def bound(self, problem: Problem, kernel: Any, like: Any) -> Weights:
         return self.card.bound(problem, kernel, like)
 
+    def bound_once(self, problem: Problem, kernel: Any, like: Any) -> Weights:
+        return self.card.bound_once(problem, kernel, like)
+
     def kernel_sums(self, problem: Problem, x: Any, gy: Any, limits: Limits) -> Any:
         """None: the device computes what the CPU has a way of its own for."""
         return None

@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,12 @@ class Device(Protocol):
 
     def pointer(self, x: Any) -> int: ...
 
+    def holds(self, x: Any) -> int | None:
+        """The number of the current device if `x` is in its memory."""
+
+    def empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """A new array of the namespace on the current device."""
+
     def to_numpy(self, x: Any) -> np.ndarray[Any, Any]: ...
 
     def active(self, x: Any) -> AbstractContextManager[Any]:
@@ -104,12 +110,14 @@ class CuPyDevice:
 
         self.xp: Any = xp
         self._cupy: Any = cupy
+        self._array: Any = cupy.ndarray
+        self._number: Any = cupy.cuda.runtime.getDevice
         self.plans = Plans(lambda number, *key: CuFFT(self, *key))
 
     specialise = True
 
     def number(self) -> int:
-        return int(self._cupy.cuda.runtime.getDevice())
+        return self._number()  # type: ignore[no-any-return]
 
     def mark(self) -> Any:
         stream = self._cupy.cuda.get_current_stream()
@@ -166,16 +174,23 @@ class CuPyDevice:
         return found
 
     def owns(self, x: Any) -> bool:
-        return isinstance(x, self._cupy.ndarray)
+        return isinstance(x, self._array)
 
     def pointer(self, x: Any) -> int:
         return int(x.data.ptr)
+
+    def holds(self, x: Any) -> int | None:
+        number: int = self._number()
+        return number if x.data.device_id == number else None
+
+    def empty(self, shape: int | tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return self._array(shape, dtype)
 
     def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
         return np.asarray(self._cupy.asnumpy(x))
 
     def active(self, x: Any) -> AbstractContextManager[Any]:
-        return x.device  # type: ignore[no-any-return]
+        return x.device if self.holds(x) is None else nullcontext()
 
     def _attribute(self, name: str) -> int:
         return int(self._cupy.cuda.Device().attributes[name])
@@ -200,7 +215,7 @@ class CuPyDevice:
 
     @functools.lru_cache(512)  # noqa: B019 - there is one such object in a process
     def _kernel(self, device: int, name: str, source: str) -> Kernel:
-        driver = self._cupy.cuda.driver
+        driver, stream = self._cupy.cuda.driver, self._cupy.cuda.get_current_stream
         architecture = f"sm_{self._cupy.cuda.Device(device).compute_capability}"
         module = self._cupy.cuda.function.Module()
         module.load(_cached(source, compile_options(architecture), self._compiled))
@@ -216,7 +231,7 @@ class CuPyDevice:
             pointers = ctypes.c_char_p(argument)  # an array of one pointer
             driver.launchKernel(
                 function.ptr, blocks, 1, 1, *threads, 1, shared,
-                self._cupy.cuda.get_current_stream().ptr, ctypes.addressof(pointers), 0,
+                stream().ptr, ctypes.addressof(pointers), 0,
             )  # fmt: skip
 
         launch.module = module  # type: ignore[attr-defined]  # the function lives as long as it

@@ -93,7 +93,7 @@ class Correlation:
         forward, inverse = _transforms(device, shape, lengths, self.block)
         plane = shape.plane(lengths)
         there = self.block * shape.channels * plane
-        spectra = products = device.xp.empty(self.block * shape.planes() * plane, dtype=self.dtype)
+        spectra = products = device.empty(self.block * shape.planes() * plane, self.dtype)
         if not shape.in_place:
             spectra, products = spectra[:there], spectra[there:]
         at_x, at_y = device.pointer(x), device.pointer(y)
@@ -151,7 +151,7 @@ def _spectrum(
     together = kernels_at_once(shape, tiles)
     planes = -(-shape.kernels // together) * together
     part = together * shape.plane(lengths)
-    spectra = xp.empty(planes * shape.plane(lengths), dtype=array.dtype)
+    spectra = device.empty(planes * shape.plane(lengths), array.dtype)
     spread = spreading(device, shape, lengths, planes, by_value, device.number())
     if by_value:
         taps = taps.tobytes()

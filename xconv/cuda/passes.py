@@ -77,7 +77,7 @@ class Passes:
 
     def __call__(self, device: Device, taps: Sequence[Any], x: Any, y: Any) -> None:
         """Order all launches on the current stream."""
-        scratch = [device.xp.empty(n, dtype=self.dtype) for n in self.parts]
+        scratch = [device.empty(n, self.dtype) for n in self.parts]
         at = [device.pointer(a) for a in (x, y, *scratch)]
         given = [w if isinstance(w, bytes) else device.pointer(w) for w in taps]
         for step in self.launches:

@@ -36,7 +36,7 @@ def multiply_adds(
     and become s / 2 + 1 `rounds * STEPS` times.
     """
     blocks = BLOCKS * device.processors()
-    y = device.xp.empty(blocks * THREADS, dtype=np.dtype(dtype))
+    y = device.empty(blocks * THREADS, np.dtype(dtype))
     kernel = device.kernel("peak", source(dtype))
     value = np.dtype(dtype)
     struct = record(

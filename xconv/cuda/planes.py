@@ -141,9 +141,15 @@ def _least(axis: Spatial) -> int:
     return min(read, max(axis.low + axis.size, read - axis.low, extent(axis)))
 
 
-_OTHER_FACTORS = 2.0
-"""How much longer cuFFT takes for an axis of another length than 2^n: on an H100 1.05 (192) and 1.2
-(1000) to 2.7 times (1050, 1080) as long."""
+def _slowness(length: int) -> float:
+    """How much longer cuFFT takes for an axis than for one of 2^n.
+
+    On an H100, 1.05 (192) to 1.7 (320, 384) for multiples of 32; of the others 1.2 (1000) to 3
+    (1050, 1080), most of them near that.
+    """
+    if length & (length - 1) == 0:
+        return 1.0
+    return 1.7 if length % 32 == 0 else 3.0
 
 
 def _length(least: int, even: bool) -> int:
@@ -215,7 +221,7 @@ def moved(shape: Shape, tiles: Tiles) -> tuple[float, float]:
     ours = 1.0 * shape.channels * (read * shape.x_item + plane * item)
     ours += plane * item * (spectra + kernels)
     ours += shape.outputs * box * (item + shape.y_item)
-    passes = sum(_OTHER_FACTORS if n & (n - 1) else 1.0 for n in tiles.lengths)
+    passes = sum(map(_slowness, tiles.lengths))
     return ours, 2.0 * item * plane * both * passes
 
 

@@ -215,7 +215,7 @@ class _Slot:
         dtypes = np.dtype(problem.x_dtype), np.dtype(problem.dtype)
         self._device = device
         self._host = [device.pinned(n, t) for n, t in zip(elements, dtypes, strict=True)]
-        self._there = [device.xp.empty(n, dtype=t) for n, t in zip(elements, dtypes, strict=True)]
+        self._there = [device.empty(n, t) for n, t in zip(elements, dtypes, strict=True)]
         self._pending: Any = None
         self._index: tuple[slice, ...] = ()
         self._result: Any = None

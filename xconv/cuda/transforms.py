@@ -217,7 +217,7 @@ class SeparablePasses(_OnViews, Separable):
         along = group + 1 + axis
         shape = [*part.shape]
         shape[along] = out.stop - out.start
-        result = device.xp.empty(tuple(shape), dtype=np.dtype(dtype))
+        result = device.empty(tuple(shape), np.dtype(dtype))
         taps = device.xp.asarray(taps, order="C")
         item = result.dtype.itemsize
         steps = [(p // item, q // item) for p, q in zip(part.strides, result.strides, strict=True)]

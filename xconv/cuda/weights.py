@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,13 @@ __all__ = ["Weights"]
 class Weights:
     """The kernel in correlation form, canonical (G, O, I, spatial...).
 
-    What is made from it is kept per device, so that a plan sends a kernel over once.
+    What is made from it is kept per device, so that a plan sends a kernel over once; of what takes
+    more than `most` bytes nothing is.
     """
 
-    def __init__(self, device: Device, problem: Problem, kernel: Any) -> None:
+    def __init__(
+        self, device: Device, problem: Problem, kernel: Any, most: float = math.inf
+    ) -> None:
         weights = correlation_form(problem, kernel)
         if problem.k_dtype != problem.dtype:
             with np.errstate(all="ignore"):
@@ -40,6 +44,9 @@ class Weights:
         if self._ready is None and weights.size * self._total.itemsize <= BY_VALUE_BYTES:
             self._values = weights.astype(self._total, copy=False).tobytes()
             self.by_value = weights.size
+        self.again: Callable[[Device, Any, Any], bool] | None = None
+        """Repeats the last call, if it can, for other arrays."""
+        self._most = most
         self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
 
     def kept(
@@ -56,15 +63,18 @@ class Weights:
         weights that came from the host are not sent over: `make` gets the NumPy array.
         """
         key = (device.number(), name)
-        if key not in self._kept:
+        found = self._kept.get(key)
+        if found is None:
             array = self._array
             if self._ready is None:
                 array = np.ascontiguousarray(array, dtype)
             else:
                 device.wait(self._ready)
             made = make(array if on_host else device.xp.asarray(array, dtype=dtype, order="C"))
-            self._kept[key] = made, device.mark()
-        made, ready = self._kept[key]
+            found = made, device.mark()
+            if _bytes(made) <= self._most:
+                self._kept[key] = found
+        made, ready = found
         device.wait(ready)
         return made
 
@@ -76,3 +86,10 @@ class Weights:
         if self.by_value:
             return self._values
         return device.pointer(self.kept(device, "weights", lambda array: array, self._total))
+
+
+def _bytes(made: Any) -> int:
+    """Of an array, or of arrays in tuples and lists."""
+    if isinstance(made, tuple | list):
+        return sum(map(_bytes, made))
+    return getattr(made, "nbytes", 0)
