@@ -144,12 +144,14 @@ def _least(axis: Spatial) -> int:
 def _slowness(length: int) -> float:
     """How much longer cuFFT takes for an axis than for one of 2^n.
 
-    On an H100, 1.05 (192) to 1.7 (320, 384) for multiples of 32; of the others 1.2 (1000) to 3
-    (1050, 1080), most of them near that.
+    On an H100, 1.05 (192) to 1.7 (320, 384) for multiples of 32, and 1.2 (1000) to 2.7 (1050, 1080)
+    for others of that size.
     """
     if length & (length - 1) == 0:
         return 1.0
-    return 1.7 if length % 32 == 0 else 3.0
+    if length % 32 == 0:
+        return 1.7
+    return 2.7 if length > 512 else 2.0
 
 
 def _length(least: int, even: bool) -> int:
