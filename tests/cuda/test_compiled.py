@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from xconv.cuda import launch, peak, planes, strips, tiling
+from xconv.cuda import blocks, launch, peak, planes, strips, tiling
 from xconv.cuda.geometry import Geometry, Outer, Spatial
 from xconv.cuda.source import kernel_source, sum_dtype
 
@@ -72,6 +72,10 @@ TABLE = (
     ),
     Row("multiply", "complex64", "one output", 5, registers=64),
     Row("multiply", "complex128", "outputs", 5, registers=168),
+    Row("rows", "complex64", "", 11, registers=168, share=0.70),
+    Row("rows", "complex64", "", 31, registers=168, share=0.70),
+    Row("rows", "complex128", "", 11, registers=200, share=0.60),
+    Row("rows", "complex128", "", 31, registers=200, share=0.60),
     Row("peak", "float32", "", 0, registers=32, share=0.80),
     Row("peak", "float64", "", 0, registers=40, share=0.80),
 )
@@ -94,6 +98,10 @@ def source_of(row: Row) -> str:
         outputs = 1 if row.layout == "one output" else planes.OUTPUTS
         constants = {"FILTER": 0, "TILES": planes.TILES, "OUTPUTS": outputs}
         return kernel_source(row.name, row.dtype, row.dtype, constants)
+    if row.name == "rows":
+        return kernel_source(
+            "rows", row.dtype, row.dtype, blocks.row_constants(row.taps, row.dtype)
+        )
     if row.name in ("gather", "scatter", "repair", "spread"):
         constants = {
             "FILTER": 0,

@@ -29,6 +29,21 @@ def values(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return drawn.astype(dtype)
 
 
+def only(monkeypatch: pytest.MonkeyPatch, summed: bool) -> None:
+    """From now on only rows are transformed (`summed`), where that can be, or only all axes."""
+    candidates = planes._candidates
+
+    def those(shape: planes.Shape) -> Any:
+        return (
+            tiles for tiles in candidates(shape) if tiles.summed == (summed and shape.may_sum())
+        )
+
+    monkeypatch.setattr(planes, "_candidates", those)
+    for name in ("choose", "work"):
+        monkeypatch.setattr(planes, name, getattr(planes, name).__wrapped__)
+    monkeypatch.setattr(fourier, "choose", planes.choose)
+
+
 def backend_on(device: EmulatedDevice) -> CUDABackend:
     backend = CUDABackend(device)
     backend.methods = (CuFFT(),)
@@ -64,13 +79,46 @@ CASES: list[tuple[str, str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
 
 @pytest.mark.parametrize(("layout", "kernel_layout", "shape", "kernel", "keywords"), CASES)
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.parametrize("summed", [False, True], ids=["all axes", "rows"])
 def test_layouts(
-    layout: str, kernel_layout: str, shape: Any, kernel: Any, keywords: Any, dtype: str
-) -> None:
+    monkeypatch: pytest.MonkeyPatch,
+    layout: str, kernel_layout: str, shape: Any, kernel: Any, keywords: Any, dtype: str,
+    summed: bool,
+) -> None:  # fmt: skip
+    only(monkeypatch, summed)
     device = EmulatedDevice()
     x, k = values(shape, dtype), values(kernel, dtype)
     assert not wrong(device, x, k, layout=layout, kernel_layout=kernel_layout, **keywords)
-    assert device.launches == ["spread", *KERNELS, "repair"], "one block"
+    product = "rows" if "rows" in device.launches else "multiply"
+    assert summed or product == "multiply"
+    assert device.launches == ["spread", "gather", product, "scatter", "repair"], "one block"
+
+
+@pytest.mark.parametrize("taps", [1, 11, 12, 13, 25, 32])
+@pytest.mark.parametrize(("layout", "dtype"), [("NHW", "float32"), ("HWN", "float64")])
+def test_taps_down_the_rows(
+    monkeypatch: pytest.MonkeyPatch, taps: int, layout: str, dtype: str
+) -> None:
+    """In one piece and in chunks; several tiles above each other, the last one cut off."""
+    only(monkeypatch, summed=True)
+    device = EmulatedDevice()
+    shape = tuple({"N": 9, "H": 200, "W": 70}[letter] for letter in layout)
+    x, k = values(shape, dtype), values((taps, 5), dtype)
+    x.flat[[5, x.size // 2]] = np.nan, 3e38
+    assert not wrong(device, x, k, layout=layout, boundary="mirror", mode="same", stride=(1, 2))
+    assert device.launches == ["spread", "gather", "rows", "scatter", "repair"], "one block"
+
+
+def test_only_kernels_of_few_rows_are_summed() -> None:
+    backend = backend_on(EmulatedDevice())
+
+    def note(taps: int, **keywords: Any) -> str:
+        x, k = api.Spec((50, 1000, 1000), "f4"), api.Spec((taps, 11), "f4")
+        return str(api.plan_on(backend, "convolve", x, k, **keywords)._choice()[0].work.note)
+
+    assert note(11).endswith("rows transformed")
+    for other in (note(33), note(11, stride=(2, 1)), note(11, dilation=(2, 1))):
+        assert not other.endswith("rows transformed")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "complex64"])
@@ -139,6 +187,7 @@ def test_images_near_the_ends_of_the_range(dtype: str) -> None:
 @pytest.mark.parametrize("limit", [1 << 20, 2_500])
 def test_what_is_safe_is_transformed(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """A kernel that is wrong in its taps alone shows which images were summed directly."""
+    only(monkeypatch, summed=False)
     x, k = values((6, 12, 15), "float32"), values((3, 3), "float32")
     x[1, 5, 5] = np.inf
     spectrum = fourier._spectrum
@@ -272,6 +321,9 @@ BROKEN: list[tuple[str, str, str, str, str]] = [
         "mad(k, Sum{x[t].re, -x[t].im}, sum[t][o])",
         "a correlation",
     ),
+    ("rows", "NHW", "(call.taps - 1 - first - t)", "(first + t)", "rows of taps turned around"),
+    ("rows", "NHW", "(top + call.taps - 1)", "top", "sums in the place of the first row"),
+    ("rows", "NHW", "(outputs - 1) / ROWS * ROWS", "outputs / ROWS * ROWS - ROWS", "rows left out"),
     ("spread", "NHW", "(call.count[a] - 1 - t)", "t", "taps not turned around"),
     ("scatter", "HWN", "__syncthreads();", "", "no barrier before storing"),
     ("scatter", "NHW", "at < call.length[a] ? at : at - call.length[a]", "at", "not wrapped"),
@@ -301,6 +353,7 @@ def test_broken_kernels_are_found(
         assert source.count(text) == 1
         return source.replace(text, instead)
 
+    only(monkeypatch, summed=kernel == "rows")
     monkeypatch.setattr(blocks, "kernel_source", broken)
     shape = (12, 30, 50) if layout == "NHW" else (30, 50, 12)
     x, k = values(shape, "float32"), values((5, 5), "float32")

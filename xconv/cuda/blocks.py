@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ..problem import Problem, itemsize
+from ..problem import Problem
 from .device import Device
 from .direct import cval_of
 from .geometry import OUTER, SPATIAL, Outer, filled, merged, record
 from .launch import Launch, parts
-from .planes import OUTPUTS, TILES, Shape, Tiles
+from .planes import OUTPUTS, ROWS, TILES, Shape, Tiles
 from .source import kernel_source
 from .weights import Weights
 
-__all__ = ["OUTERS", "launches", "passes_by_value", "spreading"]
+__all__ = ["OUTERS", "launches", "passes_by_value", "row_constants", "spreading"]
 
 OUTERS = 24
 """Most batch axes and groups."""
@@ -34,6 +34,8 @@ def passes_by_value(weights: Weights, dtype: str) -> bool:
 
 _WARPS = 8
 """Of a block, as in tiles.cuh."""
+_ROW_THREADS, _CHUNK = 128, 12
+"""Of a block of rows.cu, and most taps that one of them has in registers."""
 
 
 _TILES_HEAD = struct.Struct("5Q2q2I")
@@ -72,6 +74,17 @@ def multiply_fields() -> np.dtype[np.void]:
             *_named("spectra kernels products", np.uint64),
             *_named("first tiles points before", np.int64),
             *_named("channels outputs groups blocks_point blocks_output", np.int32),
+        ]
+    )
+
+
+def rows_fields() -> np.dtype[np.void]:
+    """The struct Call of rows.cu."""
+    return record(
+        [
+            *_named("spectra kernels products", np.uint64),
+            *_named("first tiles points before", np.int64),
+            *_named("rows taps groups blocks_point", np.int32),
         ]
     )
 
@@ -155,7 +168,7 @@ def launches(
     fill = functools.partial(
         filled,
         x_channel=x_channel, y_output=y_output, w_output=problem.taps,
-        scale=1 / math.prod(lengths), channels=shape.channels, outputs=shape.outputs,
+        scale=1 / math.prod(tiles.transformed), channels=shape.channels, outputs=shape.outputs,
         near=len(first), outers=len(outer), rows=rows, pitch=shape.pitch(lengths),
         out_rows=out_rows, outer=(*first, *rest), spatial=spatial, cval=cval_of(problem),
     )  # fmt: skip
@@ -223,7 +236,9 @@ def _before(first: Sequence[Outer], rest: Sequence[Outer], tiles: Tiles) -> int:
 
 
 def _multiplication(device: Device, shape: Shape, tiles: Tiles, block: int, before: int) -> Launch:
-    complex_ = {4: "complex64", 8: "complex128"}[itemsize(shape.dtype) // (2 - shape.real)]
+    complex_ = {"float32": "complex64", "float64": "complex128"}.get(shape.dtype, shape.dtype)
+    if tiles.summed:
+        return _sums(device, shape, tiles, block, before, complex_)
     outputs = min(shape.outputs, OUTPUTS)
     points = shape.plane(tiles.lengths) // (1 + shape.real)
     blocks_point, blocks_output = -(-points // 256), -(-shape.outputs // outputs)
@@ -239,3 +254,27 @@ def _multiplication(device: Device, shape: Shape, tiles: Tiles, block: int, befo
     blocks = blocks_point * blocks_output * -(-block // each)
     rest = call.tobytes()[_MULTIPLY_HEAD.size :]
     return Launch(device.kernel("multiply", source), blocks, (256, 1), 0, _MULTIPLY_HEAD, rest)
+
+
+def _sums(
+    device: Device, shape: Shape, tiles: Tiles, block: int, before: int, complex_: str
+) -> Launch:
+    """The multiplication where only rows are transformed."""
+    taps, points = shape.spatial[0].taps, shape.pitch(tiles.lengths) // (1 + shape.real)
+    blocks_point = -(-points // _ROW_THREADS)
+    call = filled(
+        rows_fields(),
+        points=points, before=before, rows=tiles.lengths[0], taps=taps, groups=shape.groups,
+        blocks_point=blocks_point,
+    )  # fmt: skip
+    source = kernel_source("rows", complex_, complex_, row_constants(taps, complex_))
+    kernel = device.kernel("rows", source)
+    rest = call.tobytes()[_MULTIPLY_HEAD.size :]
+    return Launch(kernel, blocks_point * block, (_ROW_THREADS, 1), 0, _MULTIPLY_HEAD, rest)
+
+
+def row_constants(taps: int, dtype: str) -> dict[str, int | str]:
+    """What is put in front of rows.cu."""
+    chunks = -(-taps // _CHUNK)
+    rows = ROWS if dtype == "complex64" else ROWS // 2
+    return {"FILTER": 0, "ROWS": rows, "TAPS": -(-taps // chunks), "CHUNKS": chunks}

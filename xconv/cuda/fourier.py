@@ -2,9 +2,11 @@
 
 Tiles are gathered into planes of scratch memory, transformed there, multiplied by the kernel's
 spectrum, transformed back, and their valid part is scattered into the result: five launches for
-as many tiles as stay in the card's second-level cache.  Nothing is asked of the device: the gather
-kernel keeps the largest magnitude of each tile, and a last launch sums the taps directly where a
-transform has spoilt a tile.
+as many tiles as stay in the card's second-level cache.  Where a kernel has few rows, only rows are
+transformed, and the products of their spectra are summed down the rows: that moves a third less.
+
+Nothing is asked of the device: the gather kernel keeps the largest magnitude of each tile, and a
+last launch sums the taps directly where a transform has spoilt a tile.
 """
 
 from __future__ import annotations
@@ -81,16 +83,17 @@ class Correlation:
 
     def __call__(self, weights: Weights, magnitude: float, x: Any, y: Any) -> None:
         """Order all launches on the current stream."""
-        device, shape, lengths = self.device, self.shape, self.tiles.lengths
+        device, shape, tiles = self.device, self.shape, self.tiles
+        lengths = tiles.lengths
         taps, kernels = weights.kept(
             device,
-            f"fft {self.order} {lengths}",
-            lambda array: _spectrum(device, shape, self.order, lengths, self.block, array),
+            f"fft {self.order} {tiles.summed} {shape.kernel_lengths(tiles)}",
+            lambda array: _spectrum(device, shape, self.order, tiles, self.block, array),
             self.dtype,
             on_host=self.by_value,
         )
         low, high = safe_peaks(shape.dtype, math.prod(lengths), magnitude)
-        forward, inverse = _transforms(device, shape, lengths, self.block)
+        forward, inverse = _transforms(device, shape, tiles, self.block)
         plane = shape.plane(lengths)
         there = self.block * shape.channels * plane
         spectra = products = device.empty(self.block * shape.planes() * plane, self.dtype)
@@ -105,34 +108,40 @@ class Correlation:
             peaks = device.xp.zeros(end - begin, dtype=np.uint32)
             at_peaks = device.pointer(peaks)
             for first in range(begin, end, self.block):
-                tiles = min(self.block, end - first)
+                many = min(self.block, end - first)
                 of_block = at_peaks + 4 * (first - begin)
-                rest = of_block, first, tiles, low, high
+                rest = of_block, first, many, low, high
                 self.gather(at_x, at_y, 0, at_spectra, *rest)
                 forward(spectra)
-                self.multiply(at_spectra, at_kernels, at_products, first, tiles)
+                self.multiply(at_spectra, at_kernels, at_products, first, many)
                 inverse(products)
                 self.scatter(at_x, at_y, 0, at_products, *rest)
             rest = at_peaks, begin, end - begin, low, high
             self.repair(at_x, at_y, at_taps, at_products, *rest, values=values)
 
 
-def _transforms(
-    device: Device, shape: Shape, lengths: tuple[int, ...], tiles: int
-) -> tuple[Any, Any]:
+def _transforms(device: Device, shape: Shape, tiles: Tiles, many: int) -> tuple[Any, Any]:
     """Forward and inverse transform of so many tiles, in place."""
+    lengths, each = tiles.transformed, many * tiles.each
     return (
-        device.transform(lengths, tiles * shape.channels, shape.dtype, False),
-        device.transform(lengths, tiles * shape.outputs, shape.dtype, True),
+        device.transform(lengths, each * shape.channels, shape.dtype, False),
+        device.transform(lengths, each * shape.outputs, shape.dtype, True),
     )
+
+
+def _of_kernels(device: Device, shape: Shape, tiles: Tiles, many: int) -> tuple[int, Any]:
+    """How many kernels are transformed together where so many tiles are, and what does it."""
+    together = kernels_at_once(shape, many)
+    each = shape.spatial[0].taps if tiles.summed else 1
+    return together, device.transform(tiles.transformed, together * each, shape.dtype, False)
 
 
 def _spectrum(
     device: Device,
     shape: Shape,
     order: tuple[int, ...],
-    lengths: tuple[int, ...],
-    tiles: int,
+    tiles: Tiles,
+    many: int,
     array: Any,
 ) -> tuple[Any, Any]:
     """The taps with their axes in the order of the transform, and the spectra of the kernels.
@@ -148,7 +157,8 @@ def _spectrum(
             taps = np.ascontiguousarray(array.transpose(turned))
         else:
             taps = xp.asarray(xp.permute_dims(array, turned), order="C", copy=True)
-    together = kernels_at_once(shape, tiles)
+    lengths = shape.kernel_lengths(tiles)
+    together, transform = _of_kernels(device, shape, tiles, many)
     planes = -(-shape.kernels // together) * together
     part = together * shape.plane(lengths)
     spectra = device.empty(planes * shape.plane(lengths), array.dtype)
@@ -158,7 +168,6 @@ def _spectrum(
         spread(0, device.pointer(spectra), values=taps)
     else:
         spread(device.pointer(taps), device.pointer(spectra))
-    transform = device.transform(lengths, together, shape.dtype, False)
     for first in range(0, spectra.size, part):
         transform(spectra[first : first + part])
     return taps, spectra
@@ -187,13 +196,12 @@ def correlation(
     tiles = choose(shape, limits)
     total, block = shape.entries * tiles.count, at_once(shape, tiles, limits)
     while True:  # cuFFT says how large its work areas are when it has made a plan
-        kernels = kernels_at_once(shape, block)
         plans = {
-            *_transforms(device, shape, tiles.lengths, block),
-            device.transform(tiles.lengths, kernels, shape.dtype, False),
+            *_transforms(device, shape, tiles, block),
+            _of_kernels(device, shape, tiles, block)[1],
         }
         areas = sum(plan.nbytes for plan in plans)
-        needed = shape.bytes(tiles.lengths, block, areas)
+        needed = shape.bytes(tiles, block, areas)
         if needed <= limits.each:
             break
         if block == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,7 +15,9 @@ from .direct import nominal
 from .geometry import Geometry, Spatial
 
 __all__ = [
+    "MOST_SUMMED",
     "OUTPUTS",
+    "ROWS",
     "TILES",
     "Shape",
     "Tiles",
@@ -31,12 +33,18 @@ __all__ = [
 
 _MOST_ELEMENTS = (1 << 31) - 1
 """Of all planes together: cuFFT's plans count in 32 bits."""
-_LAUNCH = 1.5e7
-"""Bytes that are moved in the time of one launch: 5 us on a card with 3 TB/s."""
+_BLOCK = 2e7
+"""Bytes that are moved in the time of the launches of a block which does not pass beside work."""
 _OUT_OF_CACHE = 1.5
 """How much longer a pass takes where the planes do not stay in the second-level cache."""
 TILES, OUTPUTS = 4, 4
 """What a thread of the multiplication takes."""
+ROWS, MOST_SUMMED = 32, 32
+"""What one takes where rows alone are transformed, and most taps down the rows there."""
+_SUMMED_ROWS = 64, 128
+"""Rows of outputs of such a tile: more leave threads without work, fewer read rows twice."""
+_PRODUCT = {"float32": 0.08, "float64": 0.28}
+"""Bytes moved in the time of one of `products`."""
 
 
 def good_size(least: int, even: bool) -> int:
@@ -58,6 +66,18 @@ class Tiles:
     """Outputs of one tile."""
     along: tuple[int, ...]
     """Number of tiles."""
+    summed: bool = False
+    """Whether the taps along the first of two axes are summed, and only rows are transformed."""
+
+    @property
+    def transformed(self) -> tuple[int, ...]:
+        """Lengths of the axes that are transformed."""
+        return self.lengths[1:] if self.summed else self.lengths
+
+    @property
+    def each(self) -> int:
+        """Transforms of one plane."""
+        return self.lengths[0] if self.summed else 1
 
     @property
     def count(self) -> int:
@@ -88,6 +108,11 @@ class Shape:
         return not self.dtype.startswith("complex")
 
     @property
+    def summed_in(self) -> str:
+        """The dtype of real numbers."""
+        return {"complex64": "float32", "complex128": "float64"}.get(self.dtype, self.dtype)
+
+    @property
     def kernels(self) -> int:
         """Planes of the kernels' spectra."""
         return self.groups * self.outputs * self.channels
@@ -109,6 +134,22 @@ class Shape:
         """Planes of one tile."""
         return 1 if self.in_place else self.channels + self.outputs
 
+    def kernel_lengths(self, tiles: Tiles) -> tuple[int, ...]:
+        """Lengths of the planes of kernels."""
+        if tiles.summed:
+            return self.spatial[0].taps, *tiles.transformed
+        return tiles.lengths
+
+    def may_sum(self) -> bool:
+        """Whether rows.cu can sum the taps along the first axis."""
+        axis = self.spatial[0]
+        return (
+            len(self.spatial) == 2
+            and self.in_place
+            and axis.stride == axis.dilation == 1
+            and axis.taps <= MOST_SUMMED
+        )
+
     def areas(self, lengths: Sequence[int]) -> int:
         """Planes that the work areas of all transforms are assumed to be as large as, per tile.
 
@@ -118,12 +159,12 @@ class Shape:
         kernels = min(self.kernels, self.channels)  # transformed beforehand
         return self.channels + self.outputs + kernels if max(lengths) * item > 1 << 14 else 0
 
-    def bytes(self, lengths: Sequence[int], tiles: int, areas: int | None = None) -> int:
+    def bytes(self, tiles: Tiles, many: int, areas: int | None = None) -> int:
         """Scratch for so many tiles at a time, and `areas` bytes of work areas."""
-        plane = self.plane(lengths) * itemsize(self.dtype)
+        plane = self.plane(tiles.lengths) * itemsize(self.dtype)
         if areas is None:
-            areas = tiles * self.areas(lengths) * plane
-        return tiles * self.planes() * plane + areas + 4 * tiles
+            areas = many * self.areas(tiles.transformed) * plane
+        return many * self.planes() * plane + areas + 4 * many
 
 
 def extent(axis: Spatial) -> int:
@@ -142,16 +183,15 @@ def _least(axis: Spatial) -> int:
 
 
 def _slowness(length: int) -> float:
-    """How much longer cuFFT takes for an axis than for one of 2^n.
+    """How much longer an axis takes than one of 2^n elements does for each of them.
 
-    On an H100, 1.05 (192) to 1.7 (320, 384) for multiples of 32, and 1.2 (1000) to 2.7 (1050, 1080)
-    for others of that size.
+    On an H100 (2026-11-26), with all that is done to the planes: 1.4 for 320 and 384, 2.2 for 1050.
     """
     if length & (length - 1) == 0:
         return 1.0
     if length % 32 == 0:
-        return 1.7
-    return 2.7 if length > 512 else 2.0
+        return 1.4
+    return 2.2 if length > 512 else 1.7
 
 
 def _length(least: int, even: bool) -> int:
@@ -179,6 +219,24 @@ def _options(axis: Spatial, even: bool) -> list[tuple[int, int]]:
             found.append((length, box))
 
 
+def _candidates(shape: Shape) -> Iterator[Tiles]:
+    last = len(shape.spatial) - 1
+    options = [_options(axis, shape.real and a == last) for a, axis in enumerate(shape.spatial)]
+
+    def tiles(option: Sequence[tuple[int, int]], summed: bool) -> Tiles:
+        lengths, box = zip(*option, strict=True)
+        parts = (-(-axis.outputs // b) for axis, b in zip(shape.spatial, box, strict=True))
+        return Tiles(lengths, box, tuple(parts), summed)
+
+    for option in product(*options):
+        yield tiles(option, False)
+    if shape.may_sum():
+        axis = shape.spatial[0]
+        boxes = {-(-axis.outputs // -(-axis.outputs // rows)) for rows in _SUMMED_ROWS}
+        for row, columns in product(sorted(boxes), options[-1]):
+            yield tiles(((row + axis.taps - 1, row), columns), True)
+
+
 @functools.lru_cache(1024)
 def choose(shape: Shape, limits: Limits) -> Tiles:
     """The tiles with the fewest bytes moved, within half the memory allowed.
@@ -187,24 +245,17 @@ def choose(shape: Shape, limits: Limits) -> Tiles:
     """
     best: tuple[float, Tiles] | None = None
     smallest: tuple[int, Tiles] | None = None
-    last = len(shape.spatial) - 1
-    options = [_options(axis, shape.real and a == last) for a, axis in enumerate(shape.spatial)]
-    for option in product(*options):
-        lengths, box = zip(*option, strict=True)
-        tiles = Tiles(
-            lengths,
-            box,
-            tuple(-(-axis.outputs // b) for axis, b in zip(shape.spatial, box, strict=True)),
-        )
-        needed = shape.bytes(lengths, 1)
+    for tiles in _candidates(shape):
+        needed = shape.bytes(tiles, 1)
         if smallest is None or needed < smallest[0]:
             smallest = needed, tiles
-        if 2 * needed > limits.each or shape.plane(lengths) > _MOST_ELEMENTS:
+        if 2 * needed > limits.each or shape.plane(tiles.lengths) > _MOST_ELEMENTS:
             continue
         total = shape.entries * tiles.count
-        calls = 5 * -(-total // max(min(limits.block, limits.each) // needed, 1))
+        blocks = -(-total // max(min(limits.block, limits.each) // needed, 1))
         slow = _OUT_OF_CACHE if needed > limits.block else 1.0
-        cost = slow * total * sum(moved(shape, tiles)) + _LAUNCH * calls
+        sums = _PRODUCT[shape.summed_in] * products(shape, tiles)
+        cost = total * (slow * sum(moved(shape, tiles)) + sums) + _BLOCK * blocks
         if best is None or cost < best[0]:
             best = cost, tiles
     assert smallest is not None
@@ -212,19 +263,32 @@ def choose(shape: Shape, limits: Limits) -> Tiles:
 
 
 def moved(shape: Shape, tiles: Tiles) -> tuple[float, float]:
-    """Bytes that our kernels read and write for a tile, and those of its transforms."""
+    """Bytes that count for a tile, of memory and of transforms in place.
+
+    What our kernels read and write of the planes, which stay in cache, is counted with the
+    transforms, but for what more than one channel or output adds.  The weights of this, of
+    `products` and of their rates were fitted to 130 convolutions timed on an H100 (2026-11-26).
+    """
     item, plane = itemsize(shape.dtype), shape.plane(tiles.lengths)
-    both = shape.channels + shape.outputs
-    read = math.prod(tiles.read(shape.spatial))
-    box = math.prod(tiles.box)
-    rounds = -(-shape.outputs // OUTPUTS)
-    spectra = rounds * shape.channels + shape.outputs
-    kernels = shape.channels * shape.outputs / TILES
-    ours = 1.0 * shape.channels * (read * shape.x_item + plane * item)
-    ours += plane * item * (spectra + kernels)
-    ours += shape.outputs * box * (item + shape.y_item)
-    passes = sum(map(_slowness, tiles.lengths))
-    return ours, 2.0 * item * plane * both * passes
+    channels, outputs = shape.channels, shape.outputs
+    read, box = math.prod(tiles.read(shape.spatial)), math.prod(tiles.box)
+    images = channels * read * shape.x_item + outputs * box * shape.y_item
+    rounds = -(-outputs // OUTPUTS)
+    more = rounds * channels + outputs + channels * outputs / TILES
+    more -= (1 + 1 / (2 * TILES)) * (channels + outputs)
+    passes = sum(map(_slowness, tiles.transformed))
+    return 1.2 * images + more * plane * item, 2.0 * item * plane * (channels + outputs) * passes
+
+
+def products(shape: Shape, tiles: Tiles) -> float:
+    """Multiply-adds of real numbers that take as long as those that sum the taps of a tile.
+
+    Direct convolutions read less for each, and are 2.5 times as fast.
+    """
+    if not tiles.summed:
+        return 0.0
+    points = shape.pitch(tiles.lengths) / (1 + shape.real)
+    return 2.5 * 4.0 * points * tiles.box[0] * shape.spatial[0].taps
 
 
 def order_of(where: Geometry) -> tuple[int, ...]:
@@ -254,7 +318,7 @@ def at_once(shape: Shape, tiles: Tiles, limits: Limits) -> int:
     (block,) = cut(
         (min(total, max(most, 1)),),
         (0,),
-        lambda size: shape.bytes(tiles.lengths, size[0]),
+        lambda size: shape.bytes(tiles, size[0]),
         limits,
         limits.block,
     )
@@ -266,6 +330,11 @@ def kernels_at_once(shape: Shape, tiles: int) -> int:
     return -(-shape.kernels // -(-shape.kernels // (tiles * shape.channels)))
 
 
+def _note(tiles: Tiles) -> str:
+    tiles_of = "tiles of " + "x".join(map(str, tiles.lengths))
+    return tiles_of + (", rows transformed" if tiles.summed else "")
+
+
 @functools.lru_cache(1024)
 def work(problem: Problem, limits: Limits) -> Work:
     shape = shape_of(problem, nominal(problem))
@@ -274,14 +343,14 @@ def work(problem: Problem, limits: Limits) -> Work:
     total = shape.entries * tiles.count
     ours, transforms = moved(shape, tiles)
     item = itemsize(shape.dtype)
-    plane = shape.plane(tiles.lengths) * item
     return Work(
         amounts=(
             (f"fft.{shape.dtype}", total * transforms / (2 * item)),
             ("memory", total * ours),
-            ("calls", 5.0 * -(-total // block) + 2),
+            (f"direct.{shape.summed_in}", total * products(shape, tiles)),
+            ("calls", 7.0 + -(-total // block)),
         ),
-        scratch=shape.bytes(tiles.lengths, block),
-        kept=shape.kernels * plane,
-        note="tiles of " + "x".join(map(str, tiles.lengths)) if total else "",
+        scratch=shape.bytes(tiles, block),
+        kept=shape.kernels * shape.plane(shape.kernel_lengths(tiles)) * item,
+        note=_note(tiles) if total else "",
     )

@@ -55,5 +55,5 @@ def rates(card: str) -> Mapping[str, float]:
         found[f"direct.{dtype}"] = products
         found[f"any.{dtype}"] = single / 96  # address arithmetic for each product
         found[f"array.{dtype}"] = memory / (1.5 * size)
-        found[f"fft.{dtype}"] = memory / 6.5  # elements times axes
+        found[f"fft.{dtype}"] = memory / (2.1 * size)  # elements times axes
     return found

@@ -118,6 +118,11 @@ class CuFFT(FFT):
             return f"x has {blocks.OUTERS} or more batch axes"
         return super().refuses(problem) or kernel_refusal(problem)
 
+    def rounding(self, problem: Problem) -> float:
+        # Along one of two axes, as many products may be summed as there are taps.
+        summed = [k for k in problem.kernel if k <= planes.MOST_SUMMED]
+        return super().rounding(problem) + (max(summed, default=0) if problem.spatial == 2 else 0)
+
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         return planes.work(problem, limits)
 
