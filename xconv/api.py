@@ -246,19 +246,23 @@ def plan_on(
 
 def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> Any:
     key, kind = None, type(x)
+    by_device = _kinds.get(kind)
     if (
         name is None
-        and kind in _kinds
-        and type(k) in (np.ndarray, kind)
+        and by_device is not None
+        and (type(k) is np.ndarray or (type(k) is kind and not by_device))
         and _SIMPLE.issuperset(map(type, options))
     ):
-        key = (op, kind, x.shape, x.dtype, k.shape, k.dtype, options)
+        place = x.device if by_device else None
+        key = (op, kind, place, x.shape, x.dtype, k.shape, k.dtype, options)
         plan = _recent.get(key)
         if plan is not None:
             return plan.compute(x, k, out)
     backend = registry.find(x, name)
     if name is None and backend.by_type(x):
-        _kinds.add(kind)
+        _kinds[kind] = False
+    elif name is None and backend.by_device(x):
+        _kinds[kind] = True
     x = backend.accept(x)
     kernel = backend.accept_kernel(k, x)
     plan = _shared(op, backend, x, kernel, k, *options)
@@ -271,8 +275,8 @@ def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> 
 
 _SIMPLE = frozenset((str, int, type(None)))
 """Types of options that are equal only if they mean the same (True, 1 and 1.0 are not)."""
-_kinds: set[type] = {np.ndarray}
-"""Types of arrays whose backend is known from their type."""
+_kinds: dict[type, bool] = {np.ndarray: False}
+"""Types of arrays whose backend is known from their type, or (True) with the device they are on."""
 _recent: dict[tuple[Any, ...], Plan] = {}
 """Plans of calls with such arrays and options, found without looking at each option again."""
 

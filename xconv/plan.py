@@ -129,10 +129,19 @@ class Plan:
 
     def execute(self, x: Any, chosen: planner.Row, state: Any, out: Any) -> Any:
         """The result of a method that has been chosen and prepared."""
+        if out is not None:
+            self._check_out(out, x)
+        lent = self.backend.lent(x, out)
+        if lent is None:
+            return self._executed(x, chosen, state, out)
+        with lent as (source, target):
+            y = self._executed(source, chosen, state, target)
+            return self.backend.given_back(y, x) if out is None else out
+
+    def _executed(self, x: Any, chosen: planner.Row, state: Any, out: Any) -> Any:
         if out is None:
             y = self.backend.empty(self.problem.y_shape, self.problem.dtype, x)
             return self._run(self.problem, x, y, chosen.method, state, self.limits)
-        self._check_out(out, x)
         if not self.backend.overlaps(out, x):
             return self._run(self.problem, x, out, chosen.method, state, self.limits)
         limits = replace(self.limits, max_memory=self.limits.max_memory // 2)

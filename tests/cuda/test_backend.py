@@ -250,7 +250,7 @@ def test_plans_of_calls_are_found_by_the_type_of_the_arrays(
 
     monkeypatch.setattr(registry, "backends", lambda: known)
     monkeypatch.setattr(registry, "find", counted)
-    monkeypatch.setattr(api, "_kinds", {np.ndarray})
+    monkeypatch.setattr(api, "_kinds", {np.ndarray: False})
     monkeypatch.setattr(api, "_recent", {})
     x, k = RNG.standard_normal((3, 20)), RNG.standard_normal(5)
     for images in (on_device(x), x):

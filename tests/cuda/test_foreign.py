@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xconv import api, reference
+from xconv import api, reference, registry
 from xconv.backends.cuda import CUDABackend
 from xconv.cuda import foreign
 
@@ -131,6 +131,36 @@ def test_torch_in_torch_out(torch: Any, streams: Streams, where: str) -> None:
     assert not wrong(y)
     assert streams.entered
     assert {stream.cuda_stream for (stream,) in streams.entered} == {77}
+
+
+def test_calls_with_tensors_are_found_by_their_device(
+    monkeypatch: pytest.MonkeyPatch, torch: Any
+) -> None:
+    """Each tensor is borrowed once, its backend asked for once; those on the host are others'."""
+    backend, asked, lent = Backend(EmulatedDevice()), [], []
+    find, borrowed = registry.find, foreign.borrowed
+
+    def counted(x: Any, name: str | None = None) -> Any:
+        asked.append(x)
+        return backend if getattr(x, "is_cuda", False) else find(x, name)
+
+    def once(x: Any) -> Any:
+        lent.append(x)
+        return borrowed(x)
+
+    monkeypatch.setattr(api.registry, "find", counted)
+    monkeypatch.setattr(foreign, "borrowed", once)
+    monkeypatch.setattr(api, "_kinds", {np.ndarray: False})
+    monkeypatch.setattr(api, "_recent", {})
+    for sign in (1, -1, 1):
+        lent.clear()
+        assert not wrong(api.convolve(torch.tensor(sign * X), K), sign * X)
+        assert len(lent) == 1
+    assert len(asked) == 2  # with the second one the plan is known
+    meta = torch.empty(X.shape, device="meta")
+    with pytest.raises(Exception, match="meta"):  # another device: another plan, or none
+        api.convolve(meta, K)
+    assert len(asked) == 3
 
 
 def test_the_streams_of_torch_in_cupy_13(torch: Any, streams: Streams) -> None:

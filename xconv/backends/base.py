@@ -63,6 +63,10 @@ class Backend:
         """Whether arrays of the very type of `x` are all this backend's, and taken as they are."""
         return False
 
+    def by_device(self, x: Any) -> bool:
+        """The same of those that are on the `device` of `x`."""
+        return False
+
     def unavailable(self) -> str | None:
         """Why the backend cannot run on this machine and what to install; None if it can."""
         return None
@@ -108,6 +112,13 @@ class Backend:
     def workers(self) -> int:
         """Threads used unless told."""
         return 1
+
+    def lent(self, x: Any, out: Any) -> AbstractContextManager[tuple[Any, Any]] | None:
+        """`x` and `out` (or None) as arrays that this backend works on, for one call.
+
+        None where they are such arrays.
+        """
+        return None
 
     def session(self, x: Any, y: Any) -> AbstractContextManager[tuple[Any, Any]]:
         """Both as arrays that every step takes, on the device and stream of `x` meanwhile."""

@@ -92,6 +92,9 @@ class CUDABackend(Backend):
     def by_type(self, x: Any) -> bool:
         return self.device.owns(x)
 
+    def by_device(self, x: Any) -> bool:
+        return foreign.is_torch(x)
+
     def unavailable(self) -> str | None:
         return None if self._given is not None else reason()
 
@@ -128,6 +131,15 @@ class CUDABackend(Backend):
 
     def namespace(self, x: Any) -> Any:
         return super().namespace(x) if foreign.is_foreign(x) else self.device.xp
+
+    @contextmanager
+    def _lent(self, x: Any, out: Any) -> Iterator[tuple[Any, Any]]:
+        source, target = self.borrowed(x), None if out is None else self.borrowed(out)
+        with self.device.active(source), foreign.stream_of(x):
+            yield source, target
+
+    def lent(self, x: Any, out: Any) -> AbstractContextManager[tuple[Any, Any]] | None:
+        return None if self.device.owns(x) else self._lent(x, out)
 
     def session(self, x: Any, y: Any) -> AbstractContextManager[tuple[Any, Any]]:
         """`x` and `y` as arrays of the device, which and whose stream are current meanwhile."""

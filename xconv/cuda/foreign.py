@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["borrowed", "given_back", "is_foreign", "stream_of"]
+__all__ = ["borrowed", "given_back", "is_foreign", "is_torch", "stream_of"]
 
 
 def _is(x: Any, module: str, name: str) -> bool:
@@ -20,9 +20,13 @@ def _is(x: Any, module: str, name: str) -> bool:
     return loaded is not None and isinstance(x, getattr(loaded, name, ()))
 
 
+def is_torch(x: Any) -> bool:
+    return _is(x, "torch", "Tensor")
+
+
 def is_foreign(x: Any) -> bool:
     """Whether `x` is another library's array in the memory of a CUDA device."""
-    if _is(x, "torch", "Tensor"):
+    if is_torch(x):
         return bool(x.is_cuda)
     if _is(x, "jax", "Array"):
         return all(device.platform == "gpu" for device in x.devices())
@@ -35,7 +39,7 @@ def borrowed(x: Any) -> Any:
 
     if isinstance(x, cupy.ndarray):
         return x
-    if _is(x, "torch", "Tensor"):
+    if is_torch(x):
         x = x.detach().resolve_conj().resolve_neg()
         if str(x.dtype) == "torch.bfloat16":  # not every CuPy that has it takes it by DLPack
             bits = cupy.from_dlpack(x.view(sys.modules["torch"].int16))
@@ -48,7 +52,7 @@ def borrowed(x: Any) -> Any:
 
 def stream_of(x: Any) -> AbstractContextManager[Any]:
     """Makes the stream that the library of `x` works on CuPy's current one."""
-    if _is(x, "torch", "Tensor"):
+    if is_torch(x):
         import cupy
 
         stream = sys.modules["torch"].cuda.current_stream(x.device)
@@ -62,7 +66,7 @@ def stream_of(x: Any) -> AbstractContextManager[Any]:
 
 def given_back(y: Any, like: Any) -> Any:
     """The CuPy array `y` as an array of the library of `like`, on the same memory."""
-    if _is(like, "torch", "Tensor"):
+    if is_torch(like):
         torch = sys.modules["torch"]
         if y.dtype.name == "bfloat16":
             return torch.from_dlpack(y.view(np.int16)).view(torch.bfloat16)
