@@ -146,7 +146,6 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   ptrdiff_t lanes = std::max(lanes_of(block), d_.lanes_per_vector) * d_.reals;
   const ptrdiff_t group = group_ < 0 ? 0 : block.from[group_];
   const ptrdiff_t weight = d_.spec.kernel_is_real ? real : size_of(d_.number);
-  const char* w = w_ + (group * d_.outputs + kernel) * per_kernel * weight;
 
   Tile tile;
   tile.outer = x.outer.data();
@@ -157,9 +156,9 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   tile.flat_rows = flat_rows_;
   tile.x_row = row_ < 0 ? 0 : spacing_ * loops_[row_].stride * x.step[row_];
   tile.y_row = row_ < 0 ? y.kernel : spacing_ * y.step[row_];
-  tile.w_row = per_kernel;
   tile.add = false;
   tile.far = far_ && &x == &user_;
+  const char* w;
   if (op_ == Op::layer) {
     w = turned_w_ + group * d_.padded_outputs * per_kernel * weight;
     tile.w_row = turned_row_ > 0 ? turned_row_ : d_.lanes_per_vector;
@@ -169,6 +168,9 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
     tile.w_row = turned_row_ > 0 ? turned_row_ : d_.groups;
     tile.w_lane = 1;
     w = turned_w_ + kernel * per_kernel * tile.w_row * weight;
+  } else {
+    tile.w_row = per_kernel;
+    w = w_ + (group * d_.outputs + kernel) * per_kernel * weight;
   }
 
   int walked[max_loops], walks = 0;
