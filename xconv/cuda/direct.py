@@ -173,20 +173,16 @@ class _Tiled:
         enough = 0 if self._work >= WORTH_COMPILING else _CALLS * WORTH_COMPILING
         self._left = enough if device.specialise else math.inf
         self._launch: Launch | None = None
-        self._final = tiling.refusal(where) is not None
-
-    @property
-    def settled(self) -> bool:
+        self.settled = tiling.refusal(where) is not None
         """Whether the launch will be the same from now on."""
-        return self._final
 
     def __call__(self) -> Launch | None:
         """The launch of the next call; None where the tiled kernel does not suit it."""
-        if not self._final:
+        if not self.settled:
             self._left -= self._work
-            self._final = self._left <= 0
-            if self._final or self._launch is None:
-                self._launch = self._make(self._final)
+            self.settled = self._left <= 0
+            if self.settled or self._launch is None:
+                self._launch = self._make(self.settled)
         return self._launch
 
 
