@@ -206,6 +206,21 @@ def test_a_call_is_repeated_only_for_arrays_that_lie_alike() -> None:
 
 
 @emulated
+def test_a_call_is_not_repeated_for_fewer_images() -> None:
+    """Of an `out` that overlaps, parts lie as the whole does, and the last one has fewer images."""
+    images = RNG.standard_normal((6, 300, 320)).astype("f4")
+    k = RNG.standard_normal((5, 5)).astype("f4")
+    x = on_device(images.copy())
+    backend = CUDABackend(EmulatedDevice(specialise=True))
+    options: Any = {"mode": "same", "method": "direct", "max_memory": 2 * 2 * x[0].nbytes}
+    plan = api.plan_on(backend, "convolve", x[:5], k, **options)
+    y = plan(x[:5], out=x[:5])
+    right = reference.expected(images[:5], k, mode="same")
+    assert not right.disagreement(np.asarray(y), right.direct)
+    np.testing.assert_array_equal(x[5], images[5])
+
+
+@emulated
 @pytest.mark.parametrize("method", ["direct", "fft", "separable"])
 @pytest.mark.parametrize("make", [np.array, on_device], ids=["host", "device"])
 def test_a_plan_keeps_the_values_that_the_kernel_had(make: Any, method: str) -> None:

@@ -113,7 +113,7 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
     launch.correlate(device.pointer(x), device.pointer(y), given)
     if tiled.settled and isinstance(given, bytes):
         rest = launch.rest + given.ljust(launch.room, b"\0")
-        weights.again = _Again(launch, rest, x.strides, y.strides, number)
+        weights.again = _Again(launch, rest, problem, x.strides, y.strides, number)
     return True
 
 
@@ -124,14 +124,16 @@ class _Again:
     launch: Launch
     rest: bytes
     """The argument behind the addresses."""
+    problem: Problem
     x_strides: tuple[int, ...]
     y_strides: tuple[int, ...]
     number: int
 
-    def __call__(self, device: Device, x: Any, y: Any) -> bool:
-        """Launch it; False where these arrays are others."""
+    def __call__(self, device: Device, problem: Problem, x: Any, y: Any) -> bool:
+        """Launch it; False where these arrays are others, or a part of a larger problem's."""
         if not (
-            device.owns(x)
+            problem is self.problem
+            and device.owns(x)
             and device.owns(y)
             and x.strides == self.x_strides
             and y.strides == self.y_strides
@@ -259,7 +261,7 @@ class TiledDirect(AnyDirect):
     def run(
         self, backend: Any, problem: Problem, state: Weights, x: Any, y: Any, limits: Limits
     ) -> Any:
-        if state.again and state.again(backend.device, x, y):
+        if state.again and state.again(backend.device, problem, x, y):
             return y
         return super().run(backend, problem, state, x, y, limits)
 
