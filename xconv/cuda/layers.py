@@ -31,8 +31,8 @@ _WASTE = 1.4
 """Share of products with 0 from which a step spans several taps instead."""
 _PROCESSORS = 132
 """Of the card for which work is counted: an H100."""
-_THREADS = 512
-"""Of a processor, with 128 registers each."""
+_THREADS = {4: 512, 8: 384, 16: 256}
+"""Of a processor, by the bytes of a sum: with 128 registers each, or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def refusal(part: Layer) -> str | None:
         return "it has more axes than the kernel for layers has room for"
     ends = [a.outputs * a.stride + a.low + a.taps * a.dilation for a in part.spatial]
     sizes = [*ends, *(a.size for a in part.spatial), part.positions, part.taps * part.channels]
-    if max(sizes) >= _LARGEST or part.outputs >= _LARGEST:
+    if max(*sizes, part.outputs, abs(part.x_channel)) >= _LARGEST:
         return "an axis is longer than the kernel for layers counts"
     return None
 
@@ -131,6 +131,10 @@ class Tile:
     @property
     def threads(self) -> int:
         return self.bm // self.rm * (self.bn // self.rn)
+
+    def resident(self, item: int) -> int:
+        """Blocks that a processor has room for."""
+        return _THREADS[item] // self.threads
 
     def blocks(self, part: Layer) -> tuple[int, int, int]:
         """Along outputs and positions, and groups."""
@@ -151,7 +155,7 @@ class Tile:
 
 _TILES = {
     4: (Tile(128, 128, 8, 8), Tile(128, 64, 8, 8), Tile(256, 32, 8, 8), Tile(256, 16, 8, 4)),
-    8: (Tile(128, 64, 8, 4), Tile(128, 32, 8, 4), Tile(256, 16, 8, 4)),
+    8: (Tile(128, 32, 8, 4), Tile(128, 16, 4, 4)),
     16: (Tile(128, 16, 4, 4),),
 }
 """By the bytes of a sum; where a thread has more of them it reads less for each product."""
@@ -169,32 +173,32 @@ def choose(part: Layer, item: int, shared: int, processors: int) -> Tile | None:
         for tile in (*_TILES[item], _SMALL)
         if tile.shared(part, item) <= shared and not (part.spans and tile.parts(part) > 1)
     ]
-    return min(tiles, key=lambda tile: products(part, tile, processors), default=None)
+    return min(tiles, key=lambda tile: instructions(part, tile, item, processors), default=None)
 
 
-_BEGIN = 12
-"""Steps in whose time a block begins and ends, about: estimated, not timed."""
+def instructions(part: Layer, tile: Tile, item: int, processors: int) -> float:
+    """Instructions of the threads in the time of the busiest processor, all processors together.
 
-
-def products(part: Layer, tile: Tile, processors: int) -> float:
-    """Multiply-adds in the time of which the busiest processor is done, all processors together.
-
-    A processor needs eight warps at least to be busy; sums of 4 x 4 are taken to be half as fast.
+    As many as NVRTC made for sm_90: products, packs that are read, five for each element of x, and
+    what the loop takes.  Beginning and end take about as long as four steps, and a processor needs
+    eight warps to be busy; both are estimated, not timed.
     """
     each = -(-math.prod(tile.blocks(part)) // processors)
-    warps = tile.threads // 32
-    resident = max(min(each, _THREADS // tile.threads), 1)
-    slower = 8 / min(resident * warps, 8) * (2.0 if tile.rm * tile.rn < 32 else 1.0)
-    return each * processors * tile.bm * tile.bn * STEP * (part.steps + _BEGIN) * slower
+    warps = max(min(each, tile.resident(item)), 1) * tile.threads // 32
+    step = STEP * (tile.rm * tile.rn + (tile.rm + tile.rn) * item / 16)
+    step += 5 * STEP * tile.bm / tile.threads + 60
+    return each * processors * tile.threads * (part.steps + 4) * step * 8 / min(warps, 8)
 
 
 def fields(total: np.dtype[Any], spatial: int) -> np.dtype[np.void]:
     """The struct Call of layer.cu."""
-    counts = "positions outputs channels products steps blocks_position blocks_output outers"
+    counts = (
+        "x_channel positions outputs channels products steps blocks_position blocks_output outers"
+    )
     return record(
         [
             *((name, np.uint64, 0) for name in ("x", "y", "w")),
-            *((name, np.int64, 0) for name in ("x_group", "x_channel", "y_group", "y_output")),
+            *((name, np.int64, 0) for name in ("x_group", "y_group", "y_output")),
             *((name, np.int32, 0) for name in counts.split()),
             ("outer", OUTER, _OUTERS),
             ("spatial", SPATIAL, spatial),
@@ -204,13 +208,13 @@ def fields(total: np.dtype[Any], spatial: int) -> np.dtype[np.void]:
     )
 
 
-def constants(part: Layer, tile: Tile, boundary: int, wide: int) -> dict[str, int | str]:
-    """What is put in front of layer.cu; `wide` channels may be read at once."""
+def constants(part: Layer, tile: Tile, item: int, boundary: int, wide: int) -> dict[str, int | str]:
+    """What is put in front of layer.cu, for sums of `item` bytes and reads of `wide` channels."""
     parts = tile.parts(part)
     return {
         "SPATIAL": len(part.spatial), "BOUNDARY": boundary,
         "BM": tile.bm, "BN": tile.bn, "RM": tile.rm, "RN": tile.rn, "STEP": STEP,
-        "RESIDENT": _THREADS // tile.threads, "PARTS": parts,
+        "RESIDENT": tile.resident(item), "PARTS": parts,
         "CHANNELS_NEAR": int(part.channels_near), "WIDE": math.gcd(wide, STEP // parts),
         "SPAN": int(part.spans), "RAGGED": int(part.channels % STEP != 0),
         "OUTPUTS_NEAR": int(part.outputs_near), "FILTER": 0,
@@ -280,7 +284,10 @@ def _launch(
     together = wide(part, itemsize(problem.x_dtype)) if aligned else 1
     boundary = BOUNDARIES.index(problem.boundary)
     source = kernel_source(
-        "layer", problem.x_dtype, problem.dtype, constants(part, tile, boundary, together)
+        "layer",
+        problem.x_dtype,
+        problem.dtype,
+        constants(part, tile, total.itemsize, boundary, together),
     )
     return (
         part,
@@ -315,9 +322,10 @@ class LayerDirect(AnyDirect):
 
     def products(self, problem: Problem) -> float:
         part = _nominal(problem)
-        tile = choose(part, sum_dtype(problem.dtype).itemsize, 48 << 10, _PROCESSORS)
+        item = sum_dtype(problem.dtype).itemsize
+        tile = choose(part, item, 48 << 10, _PROCESSORS)
         assert tile is not None
-        return products(part, tile, _PROCESSORS)
+        return instructions(part, tile, item, _PROCESSORS)
 
     def launch(self, device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> None:
         at = device.pointer(x)

@@ -22,9 +22,6 @@ _REACHED = 0.6
 """Share of the sheet's figures that a kernel is taken to reach.  This, and what is derived from the
 figures below, is about what was measured on an H200 and an H100 (2026-11-26)."""
 
-_LAYER = 0.5 / _REACHED
-"""Share of that for layers; estimated from the instructions of their kernel."""
-
 
 def rates(card: str) -> Mapping[str, float]:
     """Units per second by the names that the methods' Work uses, for a card of this name.
@@ -56,7 +53,7 @@ def rates(card: str) -> Mapping[str, float]:
         kinds[f"{sign}64"] = (single / 16, 8)
     for dtype, (products, size) in kinds.items():
         found[f"direct.{dtype}"] = products
-        found[f"layer.{dtype}"] = products * _LAYER
+        found[f"layer.{dtype}"] = products  # instructions; an estimate
         found[f"any.{dtype}"] = single / 96  # address arithmetic for each product
         found[f"array.{dtype}"] = memory / (1.5 * size)
         found[f"fft.{dtype}"] = memory / (2.1 * size)  # elements times axes

@@ -22,8 +22,8 @@ struct Call {
     const Input* x;
     Value* y;
     const Sum* w;  // (groups, blocks of outputs, steps, STEP, BN), with 0 where there is no weight
-    long long x_group, x_channel, y_group, y_output;
-    int positions, outputs, channels, products;  // of a sum: taps times channels
+    long long x_group, y_group, y_output;
+    int x_channel, positions, outputs, channels, products;  // of a sum: taps times channels
     int steps, blocks_position, blocks_output, outers;
     Outer outer[8];  // of the batch
     Spatial spatial[SPATIAL];
@@ -69,6 +69,12 @@ struct Next {
         }
     }
 };
+
+// Elements from a channel to the one after so many.
+static __device__ inline long long channels(const Call& call, int count)
+{
+    return static_cast<long long>(count) * call.x_channel;
+}
 
 static __device__ inline Place place_of(const Call& call, int position, const Input* x, Value* y)
 {
@@ -125,7 +131,7 @@ static __device__ inline void load(
             find(call, next, at[p]);
             v[e][p] = e < left ? call.cval : Sum{};
             if (at[p].inside && e < left)
-                v[e][p] = converted(at[p].from[next.channel * call.x_channel]);
+                v[e][p] = converted(at[p].from[channels(call, next.channel)]);
         }
         if (++next.channel == call.channels) next.go_to_tap(call);
     }
@@ -133,18 +139,18 @@ static __device__ inline void load(
     const int left = RAGGED ? call.channels - next.channel - part * EACH : EACH;
 #pragma unroll
     for (int p = 0; p < POSITIONS; ++p) {
-        const Input* from = at[p].from;
 #pragma unroll
-        for (int e = 0; e < EACH; e += WIDE, from += WIDE * call.x_channel) {
+        for (int e = 0; e < EACH; e += WIDE) {
 #pragma unroll
             for (int i = 0; i < WIDE; ++i) v[e + i][p] = e < left ? call.cval : Sum{};
             if (at[p].inside && e < left) {
+                const Input* from = at[p].from + channels(call, e);
                 const Wide wide = *reinterpret_cast<const Wide*>(from);
 #pragma unroll
                 for (int i = 0; i < WIDE; ++i) v[e + i][p] = converted(wide.v[i]);
             }
         }
-        at[p].from += STEP * call.x_channel;
+        at[p].from += channels(call, STEP);
     }
     next.channel += STEP;
     if (next.channel < call.channels) return;
@@ -264,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) layer(
 
     const int part = CHANNELS_NEAR ? thread % PARTS : thread / APART;
     const int mine = CHANNELS_NEAR ? thread / PARTS : thread % APART;
-    const Input* x = call.x + group * call.x_group + part * EACH * call.x_channel;
+    const Input* x = call.x + group * call.x_group + channels(call, part * EACH);
     Place at[POSITIONS];
     Next next{};
 #pragma unroll
