@@ -17,7 +17,7 @@ from .launch import ADDRESSES, Launch
 from .source import kernel_source, sum_dtype
 from .weights import Weights
 
-__all__ = ["Layer", "LayerDirect", "Tile", "choose", "constants", "layer"]
+__all__ = ["Layer", "LayerDirect", "Tile", "choose", "constants", "layer", "nominal_layer", "wide"]
 
 STEP = 8
 """Products of a sum that go through shared memory at a time."""
@@ -304,7 +304,7 @@ def _launch(
 
 
 @functools.lru_cache(512)
-def _nominal(problem: Problem) -> Layer:
+def nominal_layer(problem: Problem) -> Layer:
     """The layer of contiguous arrays, to ask before there are any."""
     return layer(
         problem,
@@ -318,10 +318,10 @@ class LayerDirect(AnyDirect):
     rate = "layer"
 
     def refuses(self, problem: Problem) -> str | None:
-        return kernel_refusal(problem) or refusal(_nominal(problem))
+        return kernel_refusal(problem) or refusal(nominal_layer(problem))
 
     def products(self, problem: Problem) -> float:
-        part = _nominal(problem)
+        part = nominal_layer(problem)
         item = sum_dtype(problem.dtype).itemsize
         tile = choose(part, item, 48 << 10, _PROCESSORS)
         assert tile is not None
