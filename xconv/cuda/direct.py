@@ -231,12 +231,16 @@ class AnyDirect(Method):
                 ("memory", float(moved)),
                 ("calls", 1.0),
             ),
-            kept=math.prod(problem.k_shape) * sum_dtype(problem.dtype).itemsize,
+            kept=self.weights(problem) * sum_dtype(problem.dtype).itemsize,
             note=self.variant,
         )
 
+    def weights(self, problem: Problem) -> int:
+        """How many numbers a plan keeps."""
+        return math.prod(problem.k_shape)
+
     def products(self, problem: Problem) -> float:
-        """Multiply-adds, in units of those that the rate counts."""
+        """Multiply-adds, or what else the rate counts."""
         return float(math.prod(problem.y_shape) * problem.taps)
 
     def run(

@@ -236,10 +236,11 @@ def panels(xp: Any, part: Layer, tile: Tile, weights: Any) -> Any:
         rows = rows.reshape(part.groups, 1, -1, part.outputs)
     groups, taps, channels, outputs = rows.shape
     blocks = tile.blocks(part)[0]
-    wide = -(-channels // STEP) * STEP
-    padded = xp.zeros((groups, taps, wide, blocks * tile.bn), dtype=weights.dtype)
+    padded = xp.zeros(
+        (groups, taps, -(-channels // STEP) * STEP, blocks * tile.bn), dtype=weights.dtype
+    )
     padded[:, :, :channels, :outputs] = rows
-    apart = xp.permute_dims(padded.reshape(groups, taps * wide, blocks, tile.bn), (0, 2, 1, 3))
+    apart = xp.permute_dims(padded.reshape(groups, -1, blocks, tile.bn), (0, 2, 1, 3))
     return xp.asarray(apart, order="C", copy=True)
 
 
@@ -313,6 +314,14 @@ def nominal_layer(problem: Problem) -> Layer:
     )
 
 
+def _on_an_h100(problem: Problem) -> tuple[Layer, Tile, int]:
+    """The layer of contiguous arrays, its tile, and the bytes of its sums."""
+    part, item = nominal_layer(problem), sum_dtype(problem.dtype).itemsize
+    tile = choose(part, item, 48 << 10, _PROCESSORS)
+    assert tile is not None
+    return part, tile, item
+
+
 class LayerDirect(AnyDirect):
     variant = "layers: positions by outputs"
     rate = "layer"
@@ -320,12 +329,12 @@ class LayerDirect(AnyDirect):
     def refuses(self, problem: Problem) -> str | None:
         return kernel_refusal(problem) or refusal(nominal_layer(problem))
 
+    def weights(self, problem: Problem) -> int:
+        part, tile, _ = _on_an_h100(problem)
+        return part.groups * tile.blocks(part)[0] * tile.bn * part.steps * STEP
+
     def products(self, problem: Problem) -> float:
-        part = nominal_layer(problem)
-        item = sum_dtype(problem.dtype).itemsize
-        tile = choose(part, item, 48 << 10, _PROCESSORS)
-        assert tile is not None
-        return instructions(part, tile, item, _PROCESSORS)
+        return instructions(*_on_an_h100(problem), _PROCESSORS)
 
     def launch(self, device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> None:
         at = device.pointer(x)

@@ -55,20 +55,8 @@ struct Place {
     bool inside;         // unless that lies beyond a constant edge
 };
 
-// Which products come next.
-struct Next {
-    int channel, tap[SPATIAL], done;
-
-    __device__ inline void go_to_tap(const Call& call)
-    {
-        channel = 0;
-#pragma unroll
-        for (int s = SPATIAL - 1; s >= 0; --s) {
-            if (++tap[s] < call.spatial[s].taps) return;
-            tap[s] = 0;
-        }
-    }
-};
+// Which products come next: of a channel under a tap, after so many others.
+struct Next { int channel, tap[SPATIAL], done; };
 
 // Elements from a channel to the one after so many.
 static __device__ inline long long channels(const Call& call, int count)
@@ -116,6 +104,20 @@ static __device__ inline void find(const Call& call, const Next& next, Place& at
     }
 }
 
+static __device__ inline void go_to_tap(const Call& call, Next& next, Place (&at)[POSITIONS])
+{
+    next.channel = 0;
+    bool carry = true;
+#pragma unroll
+    for (int s = SPATIAL - 1; s >= 0; --s) {
+        next.tap[s] += carry;
+        carry = next.tap[s] == call.spatial[s].taps;
+        if (carry) next.tap[s] = 0;
+    }
+#pragma unroll
+    for (int p = 0; p < POSITIONS; ++p) find(call, next, at[p]);
+}
+
 // The elements of the next step.  Those beyond the last channel are 0, as their weights are: even
 // `cval` times 0 could be NaN.
 static __device__ inline void load(
@@ -128,12 +130,11 @@ static __device__ inline void load(
     for (int e = 0; e < EACH; ++e) {
 #pragma unroll
         for (int p = 0; p < POSITIONS; ++p) {
-            find(call, next, at[p]);
             v[e][p] = e < left ? call.cval : Sum{};
             if (at[p].inside && e < left)
                 v[e][p] = converted(at[p].from[channels(call, next.channel)]);
         }
-        if (++next.channel == call.channels) next.go_to_tap(call);
+        if (++next.channel == call.channels) go_to_tap(call, next, at);
     }
 #else
     const int left = RAGGED ? call.channels - next.channel - part * EACH : EACH;
@@ -153,10 +154,7 @@ static __device__ inline void load(
         at[p].from += channels(call, STEP);
     }
     next.channel += STEP;
-    if (next.channel < call.channels) return;
-    next.go_to_tap(call);
-#pragma unroll
-    for (int p = 0; p < POSITIONS; ++p) find(call, next, at[p]);
+    if (next.channel >= call.channels) go_to_tap(call, next, at);
 #endif
 }
 
