@@ -16,6 +16,7 @@ import pytest
 import xconv
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
+from xconv.cuda import layers
 from xconv.cuda.status import status
 from xconv.errors import MemoryLimitError
 from xconv.testing import check_backend
@@ -64,6 +65,24 @@ def test_kernels_compiled_for_their_taps(
     k = (RNG.standard_normal((5, 7)) * 50).astype(dtype)
     keywords = {"layout": layout, "boundary": "reflect"}
     y = xconv.convolve(cupy.asarray(x), k, method="direct", **keywords)
+    assert not agrees(cupy.asnumpy(y), x, k, **keywords)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64", "int32"])
+@pytest.mark.parametrize("channels", [3, 20, 32])
+@pytest.mark.parametrize("outputs", [9, 32, 70, 128])
+@pytest.mark.parametrize("first", [True, False], ids=["NCHW", "NHWC"])
+def test_layers(
+    cupy: Any, backend: CUDABackend, dtype: str, channels: int, outputs: int, first: bool
+) -> None:
+    backend.methods = (layers.LayerDirect(),)
+    x = (RNG.standard_normal((8, channels, 25, 30)) * 9).astype(dtype)
+    k = (RNG.standard_normal((outputs, channels, 3, 3)) * 9).astype(dtype)
+    x = x if first else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    keywords: Any = {"layout": "NCHW" if first else "NHWC", "kernel_layout": "OIHW"}
+    keywords |= {"mode": "same", "boundary": "reflect"} if channels == 20 else {"stride": 2}
+    there = cupy.asarray(x)
+    y = api.plan_on(backend, "convolve", there, k, **keywords)(there, k)
     assert not agrees(cupy.asnumpy(y), x, k, **keywords)
 
 
