@@ -106,7 +106,7 @@ def test_dtypes(
     [
         (dtype, tile)
         for dtype, item in (("float32", 4), ("float64", 8), ("complex128", 16))
-        for tile in (*layers._TILES[item], layers._SMALL)
+        for tile in (*layers.TILES[item], layers.SMALL)
     ],
 )
 @pytest.mark.parametrize("near", ["positions", "channels"])

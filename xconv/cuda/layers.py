@@ -17,7 +17,18 @@ from .launch import ADDRESSES, Launch
 from .source import kernel_source, sum_dtype
 from .weights import Weights
 
-__all__ = ["Layer", "LayerDirect", "Tile", "choose", "constants", "layer", "nominal_layer", "wide"]
+__all__ = [
+    "SMALL",
+    "TILES",
+    "Layer",
+    "LayerDirect",
+    "Tile",
+    "choose",
+    "constants",
+    "layer",
+    "nominal_layer",
+    "wide",
+]
 
 STEP = 8
 """Products of a sum that go through shared memory at a time."""
@@ -153,13 +164,13 @@ class Tile:
         return 8 * self.bm + item * max(2 * STEP * (pitch + self.bn), stored)
 
 
-_TILES = {
+TILES = {
     4: (Tile(128, 128, 8, 8), Tile(128, 64, 8, 8), Tile(256, 32, 8, 8), Tile(256, 16, 8, 4)),
     8: (Tile(128, 32, 8, 4), Tile(128, 16, 4, 4)),
     16: (Tile(128, 16, 4, 4),),
 }
 """By the bytes of a sum; where a thread has more of them it reads less for each product."""
-_SMALL = Tile(64, 32, 4, 4)
+SMALL = Tile(64, 32, 4, 4)
 
 
 @functools.lru_cache(1024)
@@ -170,7 +181,7 @@ def choose(part: Layer, item: int, shared: int, processors: int) -> Tile | None:
     """
     tiles = [
         tile
-        for tile in (*_TILES[item], _SMALL)
+        for tile in (*TILES[item], SMALL)
         if tile.shared(part, item) <= shared and not (part.spans and tile.parts(part) > 1)
     ]
     return min(tiles, key=lambda tile: instructions(part, tile, item, processors), default=None)
