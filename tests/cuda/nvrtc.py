@@ -34,6 +34,8 @@ class Usage:
     """Bytes stored and loaded."""
     instructions: tuple[str, ...]
     """In their order, without modifiers."""
+    loops: tuple[tuple[int, int], ...] = ()
+    """First and last instruction of each, innermost or not."""
 
     def share(self, *names: str) -> float:
         """Of these where most of them stand: in the loop that makes the sums.
@@ -48,6 +50,13 @@ class Usage:
             loops[-1].append(place)
         most = max(loops, key=len, default=[])
         return len(most) / (most[-1] - most[0] + 1) if most else 0.0
+
+    def share_of_loop(self, *names: str) -> float:
+        """Of these in the loop with most of them, loads and branches of it included."""
+        found = [self.instructions[first : last + 1] for first, last in self.loops]
+        counts = [(sum(name in names for name in body), -len(body)) for body in found]
+        most, length = max(counts, default=(0, -1))
+        return most / -length
 
 
 @functools.cache
@@ -98,6 +107,7 @@ def usage(source: str, architecture: str) -> Usage:
     assert registers is not None, log
     assert spills is not None, log
     found: list[str] = []
+    loops: list[tuple[int, int]] = []
     if DISASSEMBLER is not None:
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(binary)
@@ -105,6 +115,28 @@ def usage(source: str, architecture: str) -> Usage:
             text = subprocess.run(
                 [DISASSEMBLER, "-c", file.name], check=True, capture_output=True, text=True
             ).stdout
-        found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", text)
-    kept = tuple(name for name in found if name != "NOP")
-    return Usage(int(registers[1]), int(spills[1]) + int(spills[2]), kept)
+        found, loops = _parsed(text)
+    return Usage(int(registers[1]), int(spills[1]) + int(spills[2]), tuple(found), tuple(loops))
+
+
+_LINE = re.compile(
+    r"^\s*(?P<label>\.L_\w+):"
+    r"|/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(?P<name>[A-Z][A-Z0-9_]*)(?P<rest>.*);",
+    re.MULTILINE,
+)
+
+
+def _parsed(text: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """Instructions, and where branches backwards begin and end."""
+    names: list[str] = []
+    loops: list[tuple[int, int]] = []
+    labels: dict[str, int] = {}
+    for line in _LINE.finditer(text):
+        if line["label"]:
+            labels[line["label"]] = len(names)
+        elif line["name"] != "NOP":
+            names.append(line["name"])
+            target = re.search(r"`\((\.L_\w+)\)", line["rest"])
+            if line["name"] == "BRA" and target and target[1] in labels:
+                loops.append((labels[target[1]], len(names) - 1))
+    return names, loops

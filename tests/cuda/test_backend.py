@@ -142,7 +142,7 @@ def test_a_plan_sends_a_large_kernel_once(taps: int, sent: int) -> None:
 
     emulated_device.xp.asarray = counted
     x, k = on_device(np.ones((3, 20), "f4")), np.arange(taps, dtype="f4")
-    for method in CUDABackend.methods[:2]:  # both kernels
+    for method in CUDABackend.methods[:2]:  # both kernels for single channels
         backend = CUDABackend(emulated_device)
         backend.methods = (method,)
         plan = api.plan_on(backend, "convolve", x, k)

@@ -27,7 +27,9 @@ def _few_small_cases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(CUDABackend, "calibration_seconds", 0.0)
     monkeypatch.setattr(calibrate, "_THREADS", 1)  # the emulator runs one kernel at a time
     small = calibrate._Case("NHW", (1, 12, 14), (3, 4))
-    monkeypatch.setattr(calibrate, "_CASES", [(small, "float32"), (small, "int8")])
+    layer = calibrate._Case("NCHW", (1, 9, 5, 6), (9, 9, 2, 2), ("direct",), "OIHW", rate="layer")
+    cases = [(small, "float32"), (layer, "float32"), (small, "int8")]
+    monkeypatch.setattr(calibrate, "_CASES", cases)
     monkeypatch.setattr(CUDABackend, "parallel", 2)
 
 
@@ -37,13 +39,14 @@ def test_the_rates_are_kept_for_this_card(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(registry, "backends", lambda: {"cuda": backend})
     done = testing.CliRunner().invoke(app, ["calibrate", "--backend", "cuda"])
     assert done.exit_code == 0, done.output
-    # Two sizes: five rows of float32, three direct ones of int8.
-    assert "16 cases in" in done.output
-    assert "compiling: 20 of 20 first calls" in done.output
-    assert "float32: 10 timed in" in done.output
+    # Two sizes: five rows of float32, four direct ones of a layer, three of int8.
+    assert "24 cases in" in done.output
+    assert "compiling: 36 of 36 first calls" in done.output
+    assert "float32: 18 timed in" in done.output
     defaults = backend.default_rates()
     measured = {name for name in defaults if backend.rates[name] != defaults[name]}
-    assert measured >= {"direct.float32", "any.float32", "array.float32", "fft.float32", "calls"}
+    kinds = ("direct", "any", "layer", "array", "fft")
+    assert measured >= {"calls", *(f"{kind}.float32" for kind in kinds)}
     assert backend.rates["transfer"] == defaults["transfer"]
 
     path = calibration.cache_file(backend)

@@ -16,7 +16,7 @@ import pytest
 
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
-from xconv.cuda import direct, tiling
+from xconv.cuda import direct, layers, tiling
 from xconv.cuda.direct import TiledDirect, nominal
 from xconv.cuda.geometry import Outer
 from xconv.cuda.launch import tiled_fields
@@ -87,9 +87,9 @@ class Noting(EmulatedDevice):
     def kernel(self, name: str, source: str) -> Any:
         types = "using Input = float;\nusing Value = float;\n"
         assert source.count(types) == 1
-        strips = name == "strips"  # where the lanes of a block are all
-        source = source.replace(types, "#define COUNTED\n" * strips + NOTED)
-        for text, before in () if strips else PLACES.items():
+        counted = name != "tiled"
+        source = source.replace(types, "#define COUNTED\n" * counted + NOTED)
+        for text, before in () if counted else PLACES.items():
             head, found, tail = source.partition(text)
             assert found
             assert text not in tail
@@ -106,7 +106,8 @@ class Noting(EmulatedDevice):
             count = library.noted_count()
             self.noted = np.ctypeslib.as_array(library.noted_data(), (count,)).reshape(-1, 5).copy()
             self.threads = threads
-            self.lanes = 0 if strips else int.from_bytes(argument[M_AT : M_AT + 4], "little")
+            # Of strips a block has all.
+            self.lanes = 0 if counted else int.from_bytes(argument[M_AT : M_AT + 4], "little")
 
         return launch
 
@@ -222,3 +223,77 @@ def test_strips_across_memory_are_found() -> None:
         return source.replace(text, "const int lane = position * 7 % call.lanes")
 
     assert scattered("HWN", (20, 40, 50), None, edit, strips=True)["x"] > 0
+
+
+def wasted(
+    layout: str, kernel_layout: str, wide: int, edit: Callable[[str], str] = str
+) -> list[float]:
+    """Sectors that requests for x, and for y, touch beyond those that hold what they are for.
+
+    As a share of these; a row of positions may begin and end within a sector.
+    """
+    sizes = {"N": 2, "C": 16, "H": 10, "W": 34, "O": 32, "I": 16}
+    shape = [sizes[letter] for letter in layout]
+    taps = [{"H": 3, "W": 3}.get(letter) or sizes[letter] for letter in kernel_layout]
+    x, k = RNG.standard_normal(shape, "f4"), RNG.standard_normal(taps, "f4")
+    device = Noting(edit)
+    backend = CUDABackend(device)
+    backend.methods = (layers.LayerDirect(),)
+    keywords: Any = {"layout": layout, "kernel_layout": kernel_layout, "mode": "valid"}
+    plan = api.plan_on(backend, "correlate", on_device(x), k, **keywords)
+    y = np.asarray(plan(on_device(x)))
+    right = reference.expected(x, k, op="correlate", **keywords)
+    assert not right.disagreement(y, right.direct)
+    found = []
+    for memory, together in ((x, wide), (y, 1)):
+        begin = memory.ctypes.data
+        noted = device.noted[(device.noted[:, 0] >= begin)
+                             & (device.noted[:, 0] < begin + memory.nbytes)]  # fmt: skip
+        turns: dict[tuple[int, int], int] = defaultdict(int)
+        requests: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for address, _, block, thread, _ in noted.tolist():
+            turn = turns[block, thread] // together
+            turns[block, thread] += 1
+            requests[block, thread // WARP, turn].append(address - begin)
+        assert requests
+        touched = sum(len({address // 32 for address in each}) for each in requests.values())
+        found.append(touched / (len(noted) * memory.itemsize / 32) - 1)
+    return found
+
+
+STORED = """const int position = OUTPUTS_NEAR ? e / SHARE : e % BM;
+        const int o = OUTPUTS_NEAR ? e % SHARE : e / BM;"""
+LAYERS = [("NCHW", "OIHW", 1), ("NHWC", "HWIO", 4)]
+
+
+@pytest.fixture
+def whole_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """512 positions and 32 outputs make several whole blocks, so that all threads do the same."""
+    monkeypatch.setattr(layers, "choose", lambda *_: layers.Tile(64, 32, 4, 4))
+
+
+@pytest.mark.usefixtures("whole_blocks")
+@pytest.mark.parametrize(("layout", "kernel_layout", "wide"), LAYERS)
+def test_threads_of_layers_touch_neighbours(layout: str, kernel_layout: str, wide: int) -> None:
+    x, y = wasted(layout, kernel_layout, wide)
+    # A row of 32 positions is 4 sectors, or 5; channels begin on sectors.
+    assert x <= (0.25 if layout == "NCHW" else 0)
+    assert y == 0
+
+
+@pytest.mark.usefixtures("whole_blocks")
+@pytest.mark.parametrize(
+    ("case", "text", "instead", "which"),
+    [
+        (0, "thread % APART;", "thread % APART * 7 % APART;", 0),
+        (1, "#define CHANNELS_NEAR 1", "#define CHANNELS_NEAR 0", 0),
+        (0, STORED, STORED.replace("OUTPUTS_NEAR", "1"), 1),
+        (1, STORED, STORED.replace("OUTPUTS_NEAR", "0"), 1),
+    ],
+)
+def test_layers_across_memory_are_found(case: int, text: str, instead: str, which: int) -> None:
+    def edit(source: str) -> str:
+        assert source.count(text) == 1
+        return source.replace(text, instead)
+
+    assert wasted(*LAYERS[case], edit)[which] > 0.5

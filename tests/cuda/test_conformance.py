@@ -8,6 +8,7 @@ import pytest
 
 from xconv.backends.cuda import CUDABackend
 from xconv.cuda.direct import AnyDirect, TiledDirect
+from xconv.cuda.layers import LayerDirect
 from xconv.testing import check_backend
 
 from .emulator import COMPILER, EmulatedDevice, on_device
@@ -36,8 +37,16 @@ def test_tiled_kernel() -> None:
     assert not report.refused
 
 
+def test_layers_with_every_dtype() -> None:
+    backend = backend_with(LayerDirect())
+    report = check_backend(backend, on_device, count=60, in_place=False)
+    assert set(backend.device.launches) == {"layer"}
+    assert report.passed["direct"] > 60
+    assert all("few outputs" in reason for reason in report.refused["direct"])
+
+
 def test_fft_separable_and_array_operations() -> None:
-    backend = backend_with(*CUDABackend.methods[2:])
+    backend = backend_with(*CUDABackend.methods[3:])
     report = check_backend(backend, on_device, dtypes=("float32",), count=20)
     assert report.passed["fft"] > 100
     assert report.passed["separable"] > 30

@@ -16,6 +16,8 @@ import pytest
 import xconv
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
+from xconv.cuda import layers
+from xconv.cuda.source import sum_dtype
 from xconv.cuda.status import status
 from xconv.errors import MemoryLimitError
 from xconv.testing import check_backend
@@ -65,6 +67,35 @@ def test_kernels_compiled_for_their_taps(
     keywords = {"layout": layout, "boundary": "reflect"}
     y = xconv.convolve(cupy.asarray(x), k, method="direct", **keywords)
     assert not agrees(cupy.asnumpy(y), x, k, **keywords)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex128", "int32"])
+@pytest.mark.parametrize("channels", [3, 20, 32])
+@pytest.mark.parametrize("first", [True, False], ids=["NCHW", "NHWC"])
+def test_layers(
+    cupy: Any,
+    backend: CUDABackend,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    channels: int,
+    first: bool,
+) -> None:
+    """On every tile, several blocks of each."""
+    backend.methods = (layers.LayerDirect(),)
+    x = (RNG.standard_normal((3, channels, 15, 20)) * 9).astype(dtype)
+    k = (RNG.standard_normal((70, channels, 3, 3)) * 9).astype(dtype)
+    x = x if first else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    keywords: Any = {"layout": "NCHW" if first else "NHWC", "kernel_layout": "OIHW"}
+    keywords |= {"mode": "same", "boundary": "reflect"} if channels == 20 else {"stride": (1, 2)}
+    right = reference.expected(x, k, **keywords)
+    there = cupy.asarray(x)
+    for tile in (*layers.TILES[sum_dtype(dtype).itemsize], layers.SMALL):
+        monkeypatch.setattr(layers, "choose", lambda part, *_, tile=tile: tile)
+        layers._launch.cache_clear()
+        plan = api.plan_on(backend, "convolve", there, k, **keywords)
+        if channels > 3 or tile.parts(layers.nominal_layer(plan.problem)) == 1:
+            y = plan(there, k)
+            assert not right.disagreement(cupy.asnumpy(y), right.direct)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -11,7 +11,9 @@ import pytest
 
 from xconv import api
 from xconv.backends.cuda import CUDABackend
+from xconv.cuda import layers
 from xconv.cuda.direct import TiledDirect
+from xconv.cuda.layers import LayerDirect
 from xconv.cuda.transforms import CuFFT
 
 from .emulator import BEHIND, COMPILER, HERE, EmulatedDevice, on_device
@@ -41,14 +43,28 @@ def finished(
     folder: Path, *without: str, kernel: str = "tiled", layout: str = "NHW"
 ) -> subprocess.CompletedProcess[str]:
     """The process that ran one launch, the text given taken out of the kernel."""
-    assert COMPILER is not None
     device = Recorder()
     backend = CUDABackend(device)
     backend.methods = (TiledDirect() if kernel == "tiled" else CuFFT(),)
     x = on_device(np.arange(12000, dtype="f4").reshape(20, 20, 30))
     k = on_device(np.ones((3, 3), "f4"))
     y = api.plan_on(backend, "convolve", x, k, boundary="reflect", layout=layout)(x, k)
-    source, head, argument = device.recorded[kernel]
+    # Planes of tiles, and their peaks.
+    more = [4 * x.nbytes, 200] if kernel != "tiled" else []
+    return sanitised(folder, device.recorded[kernel], without, kernel, [x, y, k], more)
+
+
+def sanitised(
+    folder: Path,
+    recorded: Any,
+    without: tuple[str, ...],
+    kernel: str,
+    operands: list[Any],
+    more: list[int],
+) -> subprocess.CompletedProcess[str]:
+    """The process that ran the launch on x, y and w, and on so many further bytes."""
+    assert COMPILER is not None
+    source, head, argument = recorded
     for text in without:
         assert source.count(text) == 1
         source = source.replace(text, text.replace("__syncthreads();", ""))
@@ -61,16 +77,38 @@ def finished(
     if "tsan" in built.stderr:
         pytest.skip(f"{COMPILER} has no ThreadSanitizer")
     assert not built.returncode, built.stderr
-    sizes = [x.nbytes, y.nbytes, k.nbytes]
-    if kernel != "tiled":  # planes of tiles, and their peaks
-        sizes += [4 * x.nbytes, 200]
+    x, y, w = operands
+    sizes = [x.nbytes, y.nbytes, w.nbytes, *more]
     head = np.array([*head, len(sizes), *sizes], np.uint64)
-    operands = head.tobytes() + argument + x.tobytes() + k.tobytes()
-    (folder / "launch").write_bytes(operands)
+    (folder / "launch").write_bytes(head.tobytes() + argument + x.tobytes() + w.tobytes())
     ran = subprocess.run(["./race", "launch"], cwd=folder, capture_output=True, text=True)
     if "unexpected memory mapping" in ran.stderr:
         pytest.skip("ThreadSanitizer cannot run with this system's address layout")
     return ran
+
+
+def finished_layer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *without: str, layout: str = "NCHW"
+) -> subprocess.CompletedProcess[str]:
+    """As `finished`, of a layer."""
+    device = Recorder()
+    backend = CUDABackend(device)
+    backend.methods = (LayerDirect(),)
+    monkeypatch.setattr(layers, "choose", lambda *_: layers.Tile(64, 32, 4, 8))
+    arranged: list[Any] = []
+
+    def arrange(*given: Any) -> Any:
+        arranged.append(intact(*given))
+        return arranged[-1]
+
+    intact = layers.panels
+    monkeypatch.setattr(layers, "panels", arrange)
+    shape = {"NCHW": (1, 24, 9, 9), "NHWC": (1, 9, 9, 24)}[layout]
+    x = on_device(np.arange(24 * 81, dtype="f4").reshape(shape))
+    k = on_device(np.ones((24, 24, 2, 2), "f4"))
+    y = api.plan_on(backend, "convolve", x, k, layout=layout, kernel_layout="OIHW")(x, k)
+    monkeypatch.undo()
+    return sanitised(folder, device.recorded["layer"], without, "layer", [x, y, arranged[0]], [])
 
 
 def test_no_races(tmp_path: Path) -> None:
@@ -120,6 +158,33 @@ def test_every_barrier_around_a_transform_is_needed(
 ) -> None:
     for _ in range(3):
         report = finished(tmp_path, barrier, kernel=kernel, layout=layout).stderr
+        if "data race" in report:
+            return
+    pytest.fail(f"no race was found: {report[-3000:]}")
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_no_races_in_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    ran = finished_layer(tmp_path, monkeypatch, layout=layout)
+    assert ran.stdout.strip() == "finished", ran.stderr[-3000:]
+    assert "data race" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "barrier",
+    [
+        "__syncthreads();\n#pragma unroll 1\n    for (int step",
+        "__syncthreads();\n    }\n#pragma unroll\n    for (int first",
+        "if (first) __syncthreads();",
+        "__syncthreads();\n        store",
+    ],
+    ids=["before the first step", "between steps", "before staging", "after staging"],
+)
+def test_every_barrier_of_layers_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, barrier: str
+) -> None:
+    for _ in range(3):
+        report = finished_layer(tmp_path, monkeypatch, barrier).stderr
         if "data race" in report:
             return
     pytest.fail(f"no race was found: {report[-3000:]}")

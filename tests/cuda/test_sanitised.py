@@ -19,7 +19,7 @@ import numpy as np
 from tests.cuda.emulator import EmulatedDevice, on_device
 from xconv import api, reference
 from xconv.backends.cuda import CUDABackend
-from xconv.cuda import blocks, direct, launch, passes, tiling
+from xconv.cuda import blocks, direct, launch, layers, passes, tiling
 from xconv.cuda.direct import AnyDirect, TiledDirect
 from xconv.cuda.transforms import CuFFT, SeparablePasses
 
@@ -28,16 +28,19 @@ direct.WORTH_COMPILING = passes.WORTH_COMPILING = 0
 if {broken!r}:
     intact = launch.kernel_source
     edited = lambda *given: intact(*given).replace(*{broken!r})
-    launch.kernel_source = blocks.kernel_source = passes.kernel_source = edited
+    for module in (launch, blocks, passes, layers):
+        module.kernel_source = edited
 rng = np.random.default_rng(3)
 shapes = [("NHW", (2, 21, 35)), ("HWN", (13, 12, 9)), ("NL", (3, 50))]
+channels = [("NCHW", (2, 12, 7, 9)), ("NCHW", (2, 3, 7, 9)), ("NHWC", (2, 7, 9, 12))]
 lanes = [("HWN", (13, 7, 33)), ("HWN", (4, 6, 40))]  # the second narrower than a thread sums
 runs = [
     (method, specialise, shapes[: 1 if specialise else 3])
     for specialise in (False, True)
     for method in (TiledDirect(), AnyDirect(), CuFFT())
 ]
-runs += [(SeparablePasses(), False, shapes[:2]), ("strips", True, lanes)]
+runs += [(SeparablePasses(), False, shapes[:2]), (layers.LayerDirect(), False, channels)]
+runs += [("strips", True, lanes)]
 for method, specialise, cases in runs:
     device = EmulatedDevice(specialise=specialise, options=OPTIONS)
     backend = CUDABackend(device)
@@ -46,12 +49,16 @@ for method, specialise, cases in runs:
     backend.methods = (method,)
     for layout, shape in cases:
         k = rng.standard_normal((3, 5)[: len(layout) - 1]).astype("f4")
+        more = {{}}
+        if "C" in layout:
+            more = {{"kernel_layout": "OIHW"}}
+            k = rng.standard_normal((19, shape[layout.index("C")], 2, 3)).astype("f4")
         if method.name == "separable":
             k = np.outer(k[0, :3], k[1])
         for keywords in ({{"boundary": "reflect"}}, {{"mode": "valid", "stride": (1, 2)}}):
             if layout == "NL":
                 keywords = dict(keywords, **{{"stride": 2}} if "stride" in keywords else {{}})
-            keywords = dict(keywords, layout=layout)
+            keywords = dict(keywords, layout=layout, **more)
             x = np.array(rng.standard_normal(shape), "f4")
             x.flat[3] = np.inf  # a tile that is summed directly
             limit = 1 << 26 if method.name == "direct" else 6_000  # for several tiles
@@ -102,9 +109,16 @@ def test_nothing_is_found() -> None:
         ("at >= 0 && at < size", "at >= 0 && at <= size", "heap-buffer-overflow"),
         ("left < most ? static_cast<int>(left) : most", "most", "heap-buffer-overflow"),
         ("return column < left;", "return true;", "heap-buffer-overflow"),
+        ("if (step < call.steps) {", "if (true) {", "heap-buffer-overflow"),
         ("at %= 2 * size;", "at %= 0x7fffffff + size;", "signed integer overflow"),
     ],
-    ids=["a read past the image", "a result past the end", "columns past the end", "an overflow"],
+    ids=[
+        "a read past the image",
+        "a result past the end",
+        "columns past the end",
+        "weights past the end",
+        "an overflow",
+    ],
 )
 def test_what_is_wrong_is_found(text: str, instead: str, report: str) -> None:
     assert report in run((text, instead)).stderr

@@ -16,6 +16,7 @@ import numpy as np
 from ..cuda import foreign
 from ..cuda.device import CuPyDevice, Device, cache_folder
 from ..cuda.direct import AnyDirect, TiledDirect
+from ..cuda.layers import LayerDirect
 from ..cuda.rates import rates
 from ..cuda.status import reason, status
 from ..cuda.transforms import ArrayDirect, CuFFT, SeparablePasses
@@ -44,6 +45,7 @@ class CUDABackend(Backend):
     methods: tuple[Method, ...] = (  # type: ignore[misc]
         TiledDirect(),
         AnyDirect(),
+        LayerDirect(),
         CuFFT(),
         SeparablePasses(),
         ArrayDirect(),

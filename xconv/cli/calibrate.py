@@ -31,6 +31,9 @@ class _Case:
     x_shape: tuple[int, ...]
     k_shape: tuple[int, ...]
     methods: tuple[str, ...] = ("direct", "fft", "separable")
+    kernel_layout: str | None = None
+    rate: str = ""
+    """Kind of a rate: only backends that have it are asked."""
     times: int = 1
     """Copies of the images."""
 
@@ -71,9 +74,16 @@ _FLOAT = (
     _Case("NL", (64, 4096), (65,)),
     _Case("NL", (4, 100_000), (2001,), ("fft",)),
 )
+_LAYERS = tuple(
+    _Case(layout, x, k, ("direct",), kernel_layout, rate="layer")
+    for layout, kernel_layout, x, k in (
+        ("NCHW", "OIHW", (1, 32, 28, 28), (64, 32, 3, 3)),
+        ("NHWC", "HWIO", (1, 28, 28, 32), (3, 3, 32, 64)),
+    )
+)
 _EXACT = (_Case("NHW", (4, 128, 128), (5, 5), ("direct",)),)
 _CASES = [
-    *((case, dtype) for dtype in ("float32", "float64") for case in _FLOAT),
+    *((case, dtype) for dtype in ("float32", "float64") for case in (*_FLOAT, *_LAYERS)),
     *((case, dtype) for dtype in ("complex64", "complex128") for case in _FLOAT[:5]),
     *((case, dtype) for dtype in ("bool", "int8", "int16", "int32", "int64") for case in _EXACT),
 ]
@@ -150,7 +160,10 @@ def measure(
 
 def _jobs(backend: Backend) -> Iterator[tuple[_Case, str]]:
     """Every case as it is, and so large that it keeps a worker of the backend busy."""
+    kinds = {name.partition(".")[0] for name in backend.rates}
     for case, dtype in _CASES:
+        if case.rate and case.rate not in kinds:
+            continue
         for one in dict.fromkeys((case, case.scaled(backend.parallel))):
             yield one, dtype
 
@@ -189,8 +202,8 @@ def _plan(
     alone.methods = (method,)  # type: ignore[misc]  # hides the table of the class
     try:
         return api.plan_on(
-            alone, "correlate", x, k, layout=case.layout, mode="valid", method=method.name,
-            workers=workers,
+            alone, "correlate", x, k, layout=case.layout, kernel_layout=case.kernel_layout,
+            mode="valid", method=method.name, workers=workers,
         )  # fmt: skip
     except MethodRefused:
         return None

@@ -225,13 +225,21 @@ class AnyDirect(Method):
         moved += outputs * itemsize(problem.dtype)
         return Work(
             amounts=(
-                (f"{self.rate}.{problem.accumulator}", float(outputs * problem.taps)),
+                (f"{self.rate}.{problem.accumulator}", self.products(problem)),
                 ("memory", float(moved)),
                 ("calls", 1.0),
             ),
-            kept=math.prod(problem.k_shape) * sum_dtype(problem.dtype).itemsize,
+            kept=self.weights(problem) * sum_dtype(problem.dtype).itemsize,
             note=self.variant,
         )
+
+    def weights(self, problem: Problem) -> int:
+        """How many numbers a plan keeps."""
+        return math.prod(problem.k_shape)
+
+    def products(self, problem: Problem) -> float:
+        """Multiply-adds, or what else the rate counts."""
+        return float(math.prod(problem.y_shape) * problem.taps)
 
     def run(
         self,
@@ -257,6 +265,16 @@ class TiledDirect(AnyDirect):
 
     def refuses(self, problem: Problem) -> str | None:
         return kernel_refusal(problem) or tiling.refusal(nominal(problem))
+
+    def products(self, problem: Problem) -> float:
+        found = super().products(problem)
+        if problem.inputs == 1 or problem.outputs == 1:
+            return found
+        # Each output reads all channels again: layers of 64 channels took as long as so many times
+        # their products, on an H100 (2026-11-26), where these are neighbours in memory or are not.
+        where = nominal(problem)
+        near = where.x_channel < min(axis.x for axis in where.spatial)
+        return (14.0 if near else 6.0) * found
 
     def run(
         self, backend: Any, problem: Problem, state: Weights, x: Any, y: Any, limits: Limits

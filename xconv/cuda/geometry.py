@@ -21,6 +21,7 @@ __all__ = [
     "geometry",
     "merged",
     "record",
+    "spatial_axes",
 ]
 
 
@@ -103,12 +104,20 @@ def geometry(
         for a, n in enumerate(sizes)
     ]
     outer.append(Outer(problem.outputs, 0, y_strides[lead], taps))
+    spatial = spatial_axes(problem, x_strides[lead + 1 :], y_strides[lead + 1 :])
+    return Geometry(merged(outer), spatial, problem.inputs, x_strides[lead])
+
+
+def spatial_axes(
+    problem: Problem, x_strides: Sequence[int], y_strides: Sequence[int]
+) -> tuple[Spatial, ...]:
+    """The convolved axes, with their strides."""
     boundary = BOUNDARIES.index(problem.boundary)
-    spatial = tuple(
+    return tuple(
         Spatial(x, y, size, out, low, kernel, stride, dilation, boundary)
         for x, y, size, out, (low, _), kernel, stride, dilation in zip(
-            x_strides[lead + 1 :],
-            y_strides[lead + 1 :],
+            x_strides,
+            y_strides,
             problem.size,
             problem.output,
             problem.padding,
@@ -118,7 +127,6 @@ def geometry(
             strict=True,
         )
     )
-    return Geometry(merged(outer), spatial, problem.inputs, x_strides[lead])
 
 
 def merged(outer: Sequence[Outer]) -> tuple[Outer, ...]:

@@ -18,7 +18,15 @@ from .geometry import OUTER, SPATIAL, Geometry, Outer, Spatial, filled, record
 from .source import kernel_source, sum_dtype
 from .tiling import Roles, Tile
 
-__all__ = ["BY_VALUE_BYTES", "Launch", "any_refusal", "launch_any", "parts", "tiled_launch"]
+__all__ = [
+    "ADDRESSES",
+    "BY_VALUE_BYTES",
+    "Launch",
+    "any_refusal",
+    "launch_any",
+    "parts",
+    "tiled_launch",
+]
 
 BY_VALUE_BYTES = 3072
 """Most weights that a call passes by value; with the rest of the argument they stay within the
@@ -58,7 +66,7 @@ class Launch:
             self(x, y, weights, *flags)
 
 
-_ADDRESSES, _ADDRESSES_AND_FLAGS = struct.Struct("3Q"), struct.Struct("4Q")
+ADDRESSES, _ADDRESSES_AND_FLAGS = struct.Struct("3Q"), struct.Struct("4Q")
 """Of x, y and the weights; and of flags."""
 
 
@@ -264,7 +272,7 @@ def tiled_launch(
     source = kernel_source("tiled", x_dtype, dtype, constants(part, tile, filters))
     kernel = device.kernel("tiled", source)
     blocks = math.prod(tile.blocks(part))
-    return Launch(kernel, blocks, tile.threads, tile.shared, *parts(argument, _ADDRESSES))
+    return Launch(kernel, blocks, tile.threads, tile.shared, *parts(argument, ADDRESSES))
 
 
 def _tiled_argument(
@@ -335,7 +343,7 @@ def strip_launch(
     source = kernel_source("strips", x_dtype, dtype, strip_constants(part, strip))
     kernel = device.kernel("strips", source)
     threads = strips.THREADS, 1
-    return Launch(kernel, math.prod(blocks), threads, strip.shared, *parts(argument, _ADDRESSES))
+    return Launch(kernel, math.prod(blocks), threads, strip.shared, *parts(argument, ADDRESSES))
 
 
 def strip_constants(part: Roles, strip: strips.Strip) -> dict[str, int | str]:

@@ -30,6 +30,8 @@ _STORED = {
 """C++ type of one element in memory, by dtype."""
 _HEADERS = {
     "any": ("taps.cuh",),
+    "tiled": ("copies.cuh",),
+    "layer": ("copies.cuh",),
     "gather": ("tiles.cuh",),
     "scatter": ("tiles.cuh",),
     "repair": ("taps.cuh", "tiles.cuh"),

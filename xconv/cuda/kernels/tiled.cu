@@ -182,27 +182,14 @@ static __device__ inline void find_sources(
 // they are, devices from sm_80 on copy 4, 8 or 16 bytes without the thread waiting for it.
 template <int COUNT> static __device__ inline void fetch(Sum* to, const Input* from)
 {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#if COPIES_ASYNC
     if constexpr (SAME_BITS) {
-        const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
-        if constexpr (COUNT * sizeof(Sum) == 16)
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
-        else
-            asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from),
-                         "n"(COUNT * sizeof(Sum))
-                         : "memory");
+        copy_async<COUNT * sizeof(Sum)>(to, from);
         return;
     }
 #endif
 #pragma unroll
     for (int e = 0; e < COUNT; ++e) to[e] = converted(from[e]);
-}
-
-static __device__ inline void wait_for_fetched()
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
 }
 
 // The tile, where its elements are looked up.
@@ -445,7 +432,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) tiled(const __grid_cons
 #elif FILTER != TAPS_H * TAPS_W
         first = at.w + static_cast<long long>(slab) * (TAPS_H) * (TAPS_W);
 #endif
-        wait_for_fetched();
+        wait_for_copies();
         __syncthreads();
         const Sum* window = tile + row * (STRIDE_H) * (PITCH) + column * STRIDE_W * (M) + lane;
         accumulate(call, window, taps, first, lane, sum);
