@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -250,7 +251,7 @@ def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> 
         name is None
         and kind in _kinds
         and type(k) in (np.ndarray, kind)
-        and _SIMPLE.issuperset(map(type, options))
+        and are_simple(options)
     ):
         key = (op, kind, x.shape, x.dtype, k.shape, k.dtype, options)
         plan = _recent.get(key)
@@ -269,8 +270,13 @@ def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> 
     return plan.compute(x, kernel, out)
 
 
+def are_simple(options: Iterable[Any]) -> bool:
+    """Whether options of these types are equal only if they mean the same (True, 1 and 1.0 are
+    not)."""
+    return _SIMPLE.issuperset(map(type, options))
+
+
 _SIMPLE = frozenset((str, int, type(None)))
-"""Types of options that are equal only if they mean the same (True, 1 and 1.0 are not)."""
 _kinds: set[type] = {np.ndarray}
 """Types of arrays whose backend is known from their type."""
 _recent: dict[tuple[Any, ...], Plan] = {}
