@@ -95,6 +95,8 @@ class Run {
       channels_.push_back(o * gy_.strides[2] / item_);
       gathered_channels_.push_back(o * row_);
     }
+    products_rows_ = dealt(Op::bank, rows_);
+    sums_rows_ = dealt(Op::plain, inputs_);
     const ptrdiff_t terms = most_images * s_.taps[over_] * s_.taps[last_];
     ones_.resize(size_t(terms * item_));
     if (item_ == 4) std::fill_n(reinterpret_cast<float*>(ones_.data()), terms, 1.0f);
@@ -143,7 +145,7 @@ class Run {
     char *gathered, *products, *line;
     std::vector<Term> images;
     std::vector<Sizes> columns;  // of each phase: offsets of the products
-    Sizes offsets;
+    Sizes lines;                 // and those of the lines of gy that meet a line of gx
   };
 
   void task(int worker, ptrdiff_t index) const {
@@ -225,9 +227,8 @@ class Run {
         gy = block.gathered;
       }
       const char* weights = block.weights + image.tap * rows_ * outputs_ * item_;
-      each_tile(Op::bank, rows_, [&](Kernel kernel, ptrdiff_t row) {
+      for (const auto& [kernel, row] : products_rows_)
         kernel(tile, gy, weights + row * outputs_ * item_, to + row * row_ * item_, lanes);
-      });
       for (ptrdiff_t row = 0; row < rows_ && n < lanes; ++row)
         std::memset(to + (row * row_ + n) * item_, 0, size_t((lanes - n) * item_));
       to += rows_ * row_ * item_;
@@ -262,13 +263,11 @@ class Run {
   // These columns of a line of gx.
   void add(Block& block, ptrdiff_t q, ptrdiff_t phase) const {
     const ptrdiff_t stride = s_.stride[last_];
-    block.offsets.clear();
+    block.lines.clear();
     for (size_t k = line_ends_[size_t(q)]; k < line_ends_[size_t(q) + 1]; ++k) {
       ptrdiff_t line = line_terms_[k];
-      for (size_t i = 0; i < block.images.size(); ++i, line += rows_ * row_) {
-        for (const ptrdiff_t column : block.columns[size_t(phase)])
-          block.offsets.push_back(line + column);
-      }
+      for (size_t i = 0; i < block.images.size(); ++i, line += rows_ * row_)
+        block.lines.push_back(line);
     }
     const ptrdiff_t n = ceil_div(block.to - block.from - phase, stride);
     const ptrdiff_t lanes = std::max(n, width_), channel = gx_.strides[2];
@@ -277,12 +276,13 @@ class Run {
     const bool in_place = step == item_ && channel % item_ == 0 && n == lanes;
     const ptrdiff_t to_channel = in_place ? channel : line_ * item_;
     char* const to = in_place ? gx : block.line;
-    Tile tile = one_run(block.offsets);
+    Tile tile = one_run(block.columns[size_t(phase)]);
+    tile.outer = block.lines.data();
+    tile.outers = ptrdiff_t(block.lines.size());
     tile.x_row = row_;
     tile.y_row = to_channel / item_;
-    each_tile(Op::plain, inputs_, [&](Kernel kernel, ptrdiff_t i) {
+    for (const auto& [kernel, i] : sums_rows_)
       kernel(tile, block.products + i * row_ * item_, ones_.data(), to + i * to_channel, lanes);
-    });
     for (ptrdiff_t i = 0; i < inputs_ && !in_place; ++i)
       copy(to + i * to_channel, item_, gx + i * channel, step, n);
   }
@@ -297,14 +297,20 @@ class Run {
     return tile;
   }
 
+  struct Rows {
+    Kernel kernel;
+    ptrdiff_t from;
+  };
+
   // As many rows at a time as there are kernels for, dealt evenly.
-  template <class Visit>
-  void each_tile(Op op, ptrdiff_t rows, const Visit& visit) const {
+  std::vector<Rows> dealt(Op op, ptrdiff_t rows) const {
     const ptrdiff_t tiles = ceil_div(rows, ptrdiff_t(isa_.rows[number_][int(op)]));
+    std::vector<Rows> all;
     for (ptrdiff_t i = 0; i < tiles; ++i) {
       const ptrdiff_t from = rows * i / tiles, to = rows * (i + 1) / tiles;
-      visit(isa_.kernel[number_][int(op)][to - from - 1], from);
+      all.push_back({isa_.kernel[number_][int(op)][to - from - 1], from});
     }
+    return all;
   }
 
   const WindowSums s_;
@@ -329,6 +335,7 @@ class Run {
   std::vector<size_t> line_ends_ = {0};
   Sizes line_terms_;  // of each line of gx: offsets of the products that go into it
   Sizes channels_, gathered_channels_;
+  std::vector<Rows> products_rows_, sums_rows_;
   std::vector<char> ones_;
 };
 
