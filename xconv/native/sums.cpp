@@ -13,7 +13,8 @@ namespace {
 
 using Sizes = PositionSums::Sizes;
 
-constexpr ptrdiff_t chunk = 4096;  // elements of the total that are added up at a time
+constexpr ptrdiff_t chunk = 4096;   // elements of the total that are added up at a time
+constexpr ptrdiff_t few_tiles = 8;  // for which lanes are not copied; five lose by it (Zen 5)
 
 template <class Real>
 void add_to(char* total_, const char* part_, ptrdiff_t n) {
@@ -37,15 +38,16 @@ void copy_conjugated(const char* from, const ptrdiff_t* strides, const ptrdiff_t
   to += reals;
 }
 
-// Memory that is kept from one block to the next, and not filled.
+// Memory that is kept from one block to the next, not filled, and from a line of the cache on.
 class Kept {
  public:
   char* of(ptrdiff_t bytes) {
     if (bytes > bytes_) {
-      memory_ = std::make_unique_for_overwrite<char[]>(size_t(bytes));
+      memory_ = std::make_unique_for_overwrite<char[]>(size_t(bytes + Traversal::line_bytes));
       bytes_ = bytes;
     }
-    return memory_.get();
+    char* const begin = memory_.get();
+    return begin + (-reinterpret_cast<uintptr_t>(begin) & (Traversal::line_bytes - 1));
   }
 
  private:
@@ -172,12 +174,17 @@ class Run {
     return steps;
   }
 
-  // gy as the kernel: where it lies if that is the order wanted, else copied to `to`.
+  // gy as the kernel: where it lies if that is the order wanted, else copied.
   Weights prepared(const Direct& direct, const Array& kernel, Kept& kept) const {
     const Sizes& sizes = direct.spec.kernel;
     if (direct.turned() != Op::plain) {
       const ptrdiff_t row = row_of(direct, kernel);
-      if (row > 0) return {nullptr, kernel.data, row};
+      if (row > 0 && !worth_copying(direct, kernel.data, row)) return {nullptr, kernel.data, row};
+      if (row > 0 && row == direct.padded_outputs) {
+        char* const to = kept.of(product(sizes) * item_);
+        std::memcpy(to, kernel.data, size_t(product(sizes) * item_));
+        return {nullptr, to, row};
+      }
       char* const to = kept.of(direct.turned_elements() * item_);
       direct.turn(kernel, to);
       return {nullptr, to};
@@ -200,6 +207,15 @@ class Run {
         copy_conjugated<double, 2>(kernel.data, kernel.strides, sizes.data(), axes, doubles);
     }
     return {to, nullptr};
+  }
+
+  // Vectors that cross lines of the cache take thrice the time to load, for each tile of taps.
+  bool worth_copying(const Direct& direct, const char* lanes, ptrdiff_t row) const {
+    const auto bytes = uintptr_t(isa_.vector_bytes);
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(lanes) % bytes == 0 && uintptr_t(row * item_) % bytes == 0;
+    return !aligned && direct.turned() == Op::layer &&
+           inputs_ * product(s_.taps) >= few_tiles * isa_.rows[direct.arithmetic][int(Op::layer)];
   }
 
   // Elements from the lanes of one tap of the kernel to those of the next, if they lie like that.
