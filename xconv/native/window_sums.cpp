@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
 
 #include "pool.h"
@@ -16,6 +17,9 @@ using Sizes = WindowSums::Sizes;
 // Of the products that a worker keeps, in bytes, unless those of a column are more.
 constexpr ptrdiff_t kept_bytes = 640 * 1024;
 constexpr ptrdiff_t tasks_of_worker = 4;
+// For so many tiles lines of gy are copied to whole vectors, as loads that cross lines of the cache
+// take thrice the time; five tiles lose by it (Zen 5).
+constexpr ptrdiff_t many_tiles = 8;
 
 // A gradient of one spatial axis as one of two.
 WindowSums with_lines(WindowSums sums) {
@@ -72,11 +76,13 @@ class Run {
     }
     for (;; columns_ = ceil_div(columns_, 2)) {
       lay_out(most_images);
-      const bool fits = size_t(scratch_ * workers) <= max_memory;
+      const bool fits = size_t(scratch_ * workers + 64) <= max_memory;
       if (fits && (slot_ * kept_ * item_ <= kept_bytes || columns_ <= width_)) break;
       if (columns_ == 1) throw ScratchError("max_memory does not hold the products of a column");
     }
-    scratch_memory_ = std::make_unique_for_overwrite<char[]>(size_t(scratch_ * workers));
+    scratch_memory_ = std::make_unique_for_overwrite<char[]>(size_t(scratch_ * workers + 64));
+    first_scratch_ = scratch_memory_.get();
+    first_scratch_ += -reinterpret_cast<uintptr_t>(first_scratch_) & 63;
     parts_ = ceil_div(s_.x_shape[3 + last_], columns_);
     // Slices of many lines, as each needs some products again that the one before it had.
     const ptrdiff_t lines = s_.x_shape[3 + over_];
@@ -93,9 +99,12 @@ class Run {
     }
     for (ptrdiff_t o = 0; o < outputs_; ++o) {
       channels_.push_back(o * gy_.strides[2] / item_);
-      gathered_channels_.push_back(o * row_);
+      gathered_channels_.push_back(o * channel_);
     }
     products_rows_ = dealt(Op::bank, rows_);
+    in_place_ = gy_.strides[3 + last_] == item_ && gy_.strides[2] % item_ == 0 &&
+                ptrdiff_t(products_rows_.size()) < many_tiles;
+    finite_ = item_ == 4 ? are_finite<float>() : are_finite<double>();
     sums_rows_ = dealt(Op::plain, inputs_);
     const ptrdiff_t terms = most_images * s_.taps[over_] * s_.taps[last_];
     ones_.resize(size_t(terms * item_));
@@ -124,7 +133,8 @@ class Run {
     const ptrdiff_t positions = (columns_ - 1 + reach(last_)) / s_.stride[last_] + 1;
     row_ = positions + width_;
     slot_ = most_images * rows_ * row_;
-    gathered_ = outputs_ * row_;
+    channel_ = ceil_div(positions, width_) * width_;
+    gathered_ = outputs_ * channel_;
     line_ = ceil_div(columns_, s_.stride[last_]) + width_;
     scratch_ = (gathered_ + kept_ * slot_ + inputs_ * line_) * item_;
     scratch_ = (scratch_ + 63) / 64 * 64;
@@ -159,7 +169,7 @@ class Run {
     const ptrdiff_t image = index % images_;
     index /= images_;
     const ptrdiff_t b = index / s_.x_shape[1], g = index % s_.x_shape[1];
-    block.gathered = scratch_memory_.get() + worker * scratch_;
+    block.gathered = first_scratch_ + worker * scratch_;
     block.products = block.gathered + gathered_ * item_;
     block.line = block.products + kept_ * slot_ * item_;
     block.weights = weights_ + g * product(s_.taps) * inputs_ * outputs_ * item_;
@@ -169,7 +179,7 @@ class Run {
     block.low = std::max(block.first, ptrdiff_t(0));
     block.high = std::min(last_position(last_, block.to - 1) + 1, s_.y_shape[3 + last_]);
     find_images(image, gy_.data + b * gy_.strides[0] + g * gy_.strides[1], block);
-    std::memset(block.products, 0, size_t(kept_ * slot_ * item_));
+    std::memset(block.gathered, 0, size_t((gathered_ + kept_ * slot_) * item_));
 
     const ptrdiff_t phases = std::min(s_.stride[last_], block.to - block.from);
     block.columns.resize(size_t(phases));
@@ -212,9 +222,9 @@ class Run {
   // The products of a line of each image with its taps.
   void multiply(const Block& block, ptrdiff_t position) const {
     if (block.high <= block.low) return;
-    const ptrdiff_t n = block.high - block.low, lanes = std::max(n, width_);
-    const ptrdiff_t step = gy_.strides[3 + last_];
-    const bool in_place = step == item_ && gy_.strides[2] % item_ == 0 && n == lanes;
+    const ptrdiff_t n = block.high - block.low, step = gy_.strides[3 + last_];
+    const bool in_place = in_place_ && n >= width_;
+    const ptrdiff_t lanes = in_place ? n : ceil_div(n, width_) * width_;
     Tile tile = one_run(in_place ? channels_ : gathered_channels_);
     tile.y_row = row_;
     tile.w_row = outputs_;
@@ -229,22 +239,26 @@ class Run {
       const char* weights = block.weights + image.tap * rows_ * outputs_ * item_;
       for (const auto& [kernel, row] : products_rows_)
         kernel(tile, gy, weights + row * outputs_ * item_, to + row * row_ * item_, lanes);
-      for (ptrdiff_t row = 0; row < rows_ && n < lanes; ++row)
+      for (ptrdiff_t row = 0; row < rows_ && n < lanes && !finite_; ++row)
         std::memset(to + (row * row_ + n) * item_, 0, size_t((lanes - n) * item_));
       to += rows_ * row_ * item_;
     }
   }
 
-  // Channels one after the other.
+  // Channels one after the other, in whole vectors whose last lanes are zeros.
   void gather(const char* gy, ptrdiff_t n, char* to) const {
-    const ptrdiff_t position = gy_.strides[3 + last_], channel = gy_.strides[2],
-                    step = row_ * item_;
+    const ptrdiff_t position = gy_.strides[3 + last_], channel = gy_.strides[2];
+    const ptrdiff_t step = channel_ * item_;
     if (channel == item_) return transpose(item_, gy, position, to, step, n, outputs_);
     for (ptrdiff_t o = 0; o < outputs_; ++o)
       copy(gy + o * channel, position, to + o * step, item_, n);
   }
 
   void copy(const char* from, ptrdiff_t from_step, char* to, ptrdiff_t to_step, ptrdiff_t n) const {
+    if (from_step == item_ && to_step == item_) {
+      std::memcpy(to, from, size_t(n * item_));
+      return;
+    }
     const auto elements = item_ == 4 ? copy_elements<uint32_t> : copy_elements<uint64_t>;
     elements(from, from_step, to, to_step, n);
   }
@@ -297,6 +311,13 @@ class Run {
     return tile;
   }
 
+  template <class Real>
+  bool are_finite() const {
+    Real peak = 0;
+    isa_.peak_of[number_](weights_, s_.y_shape[1] * product(s_.taps) * inputs_ * outputs_, &peak);
+    return peak <= std::numeric_limits<Real>::max();
+  }
+
   struct Rows {
     Kernel kernel;
     ptrdiff_t from;
@@ -323,15 +344,19 @@ class Run {
   const ptrdiff_t width_;  // of a vector
   const size_t last_, over_;
   const ptrdiff_t inputs_, outputs_;
-  ptrdiff_t rows_;             // taps of the last two axes, and channels
-  ptrdiff_t images_;           // of gx, along the axes before
-  ptrdiff_t columns_, parts_;  // of gx along the last axis
-  ptrdiff_t slice_, slices_;   // and along the one over it
-  ptrdiff_t kept_;             // lines of positions
-  ptrdiff_t row_, slot_;       // elements, of products of a line with one tap and with all
-  ptrdiff_t gathered_, line_;  // and of a line of gy and of gx
-  ptrdiff_t scratch_;          // bytes of a worker
+  ptrdiff_t rows_;                // taps of the last two axes, and channels
+  ptrdiff_t images_;              // of gx, along the axes before
+  ptrdiff_t columns_, parts_;     // of gx along the last axis
+  ptrdiff_t slice_, slices_;      // and along the one over it
+  ptrdiff_t kept_;                // lines of positions
+  ptrdiff_t row_, slot_;          // elements, of products of a line with one tap and with all
+  ptrdiff_t channel_, gathered_;  // of a line of gy, of one channel and of all
+  ptrdiff_t line_;                // of a line of gx
+  ptrdiff_t scratch_;             // bytes of a worker
   std::unique_ptr<char[]> scratch_memory_;
+  char* first_scratch_;
+  bool in_place_;  // lines of gy
+  bool finite_;    // weights, whose products with zeros are zeros
   std::vector<size_t> line_ends_ = {0};
   Sizes line_terms_;  // of each line of gx: offsets of the products that go into it
   Sizes channels_, gathered_channels_;
