@@ -14,8 +14,9 @@ namespace {
 
 using Sizes = WindowSums::Sizes;
 
-// Of the products that a worker keeps, in bytes, unless those of a column are more.
-constexpr ptrdiff_t kept_bytes = 640 * 1024;
+// Scratch of a worker in bytes, unless lines of gx would be cut to parts of less than half so many
+// times what windows reach: each part computes again some products of the one before.
+constexpr ptrdiff_t near_bytes = 160 * 1024, long_line = 64;
 constexpr ptrdiff_t tasks_of_worker = 4;
 // For so many tiles lines of gy are copied to whole vectors, as loads that cross lines of the cache
 // take thrice the time; five tiles lose by it (Zen 5).
@@ -74,10 +75,11 @@ class Run {
       images_ *= s_.x_shape[3 + a];
       most_images *= std::min(s_.taps[a], s_.y_shape[3 + a]);
     }
+    const ptrdiff_t short_line = std::max(long_line * reach(last_), 4 * width_);
     for (;; columns_ = ceil_div(columns_, 2)) {
       lay_out(most_images);
       const bool fits = size_t(scratch_ * workers + 64) <= max_memory;
-      if (fits && (slot_ * kept_ * item_ <= kept_bytes || columns_ <= width_)) break;
+      if (fits && (scratch_ <= near_bytes || columns_ <= short_line)) break;
       if (columns_ == 1) throw ScratchError("max_memory does not hold the products of a column");
     }
     scratch_memory_ = std::make_unique_for_overwrite<char[]>(size_t(scratch_ * workers + 64));
