@@ -247,12 +247,7 @@ def plan_on(
 
 def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> Any:
     key, kind = None, type(x)
-    if (
-        name is None
-        and kind in _kinds
-        and type(k) in (np.ndarray, kind)
-        and are_simple(options)
-    ):
+    if name is None and kind in _kinds and type(k) in (np.ndarray, kind) and are_simple(options):
         key = (op, kind, x.shape, x.dtype, k.shape, k.dtype, options)
         plan = _recent.get(key)
         if plan is not None:
