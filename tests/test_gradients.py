@@ -235,6 +235,29 @@ def test_input_gradient_of_few_channels(
         assert one.tobytes() == three.tobytes()
 
 
+@pytest.mark.parametrize("columns", [5, 20, 28])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("kernels", [16, 64])
+def test_weights_that_are_not_finite_reach_only_what_they_weigh(
+    columns: int, layout: str, kernels: int
+) -> None:
+    """Whatever whole vectors hold beyond the end of a line."""
+    weights = RNG.standard_normal((kernels, 1, 5, 5)).astype(np.float32)
+    weights[0, 0, 0, 4], weights[1, 0, 4, 0] = np.inf, np.nan
+    gy = RNG.standard_normal((2, kernels, 9, columns)).astype(np.float32)
+    reached = np.zeros((13, columns + 4), bool)
+    reached[:9, 4:] = reached[4:, :columns] = True
+    x_shape: tuple[int, ...] = (2, 1, 9, columns)
+    if layout == "NHWC":
+        gy, x_shape = np.ascontiguousarray(gy.transpose(0, 2, 3, 1)), (2, 9, columns, 1)
+    gx = xconv.input_gradient(
+        xconv.Spec(x_shape, "float32"), weights, gy, op="correlate", layout=layout,
+        kernel_layout="OIHW", out_layout=layout.replace("C", "O"), mode="same",
+    )  # fmt: skip
+    for image in gx.reshape(2, 9, columns):
+        np.testing.assert_array_equal(~np.isfinite(image), reached[2:-2, 2:-2])
+
+
 @pytest.mark.parametrize("boundary", ["reflect", "mirror", "nearest", "wrap"])
 def test_input_gradient_of_few_channels_beyond_the_edge(boundary: str) -> None:
     x, k = RNG.standard_normal((3, 1, 12, 40)), RNG.standard_normal((16, 1, 3, 4))

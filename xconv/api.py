@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -251,7 +252,7 @@ def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> 
         name is None
         and by_device is not None
         and (type(k) is np.ndarray or (type(k) is kind and not by_device))
-        and _SIMPLE.issuperset(map(type, options))
+        and are_simple(options)
     ):
         place = x.device if by_device else None
         key = (op, kind, place, x.shape, x.dtype, k.shape, k.dtype, options)
@@ -271,6 +272,12 @@ def _run(op: str, x: Any, k: Any, out: Any, name: str | None, *options: Any) -> 
             _recent.clear()
         _recent[key] = plan
     return plan.compute(x, kernel, out)
+
+
+def are_simple(options: Iterable[Any]) -> bool:
+    """Whether options of these types are equal only if they mean the same (True, 1 and 1.0 are
+    not)."""
+    return _SIMPLE.issuperset(map(type, options))
 
 
 _SIMPLE = frozenset((str, int, type(None)))

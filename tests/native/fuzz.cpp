@@ -385,9 +385,9 @@ bool windows_of(uint64_t seed, const Isa& isa) {
   sums.check();
   Memory gx(random, sums.x_shape, size_of(sums.type)), gy(random, sums.y_shape, size_of(sums.type));
   const std::vector<Complex> gy_values = filled(random, gy, sums.y_shape, sums.type);
-  std::vector<ptrdiff_t> w_shape = {sums.y_shape[1], sums.y_shape[2]};
+  std::vector<ptrdiff_t> w_shape = {sums.y_shape[1]};
   w_shape.insert(w_shape.end(), sums.taps.begin(), sums.taps.end());
-  w_shape.push_back(sums.x_shape[2]);
+  w_shape.insert(w_shape.end(), {sums.x_shape[2], sums.y_shape[2]});
   size_t count = 1;
   for (const ptrdiff_t n : w_shape) count *= size_t(n);
   const auto item = size_t(size_of(sums.type));
@@ -407,16 +407,17 @@ bool windows_of(uint64_t seed, const Isa& isa) {
 
   std::vector<double> right(1);
   for (const ptrdiff_t n : sums.x_shape) right.resize(right.size() * size_t(n));
-  std::vector<ptrdiff_t> of_window(w_shape.begin() + 2, w_shape.end());  // taps, I
+  std::vector<ptrdiff_t> of_window(w_shape.begin() + 1, w_shape.end() - 1);  // taps, I
   for (Walk p(sums.y_shape);;) {
     for (Walk t(of_window);;) {
-      std::vector<ptrdiff_t> at = {p.at[0], p.at[1], t.at[rank]}, tap = {p.at[1], p.at[2]};
+      std::vector<ptrdiff_t> at = {p.at[0], p.at[1], t.at[rank]}, tap = {p.at[1]};
       bool outside = false;
       for (size_t s = 0; s < rank; ++s) {
         at.push_back(p.at[3 + s] * sums.stride[s] + t.at[s] * sums.dilation[s] - sums.pad[s]);
         outside |= at.back() < 0 || at.back() >= sums.x_shape[3 + s];
       }
       tap.insert(tap.end(), t.at.begin(), t.at.end());
+      tap.push_back(p.at[2]);
       if (!outside) {
         right[index(at, sums.x_shape)] +=
             gy_values[index(p.at, sums.y_shape)].real() * w_values[index(tap, w_shape)];

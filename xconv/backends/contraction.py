@@ -11,8 +11,9 @@ copied.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from ..methods.base import Block, Limits, blocks, cut, floors, gather
-from ..problem import Problem
+from ..problem import Problem, itemsize
 
 try:
     from .native import position_sums
@@ -78,12 +79,7 @@ class _Sums:
 
     def shape(self, limits: Limits) -> tuple[int, ...]:
         """That of a block (lead axes, then output axes)."""
-        p = self.problem
-        sizes = (*p.batch, p.groups, *p.output)
-        order = [*range(self.lead), *range(self.lead + 1, len(sizes))]
-        # Groups last where they may be lanes.
-        order.insert(self.lead if self.lanes_are_positions() else len(order), self.lead)
-        return cut(sizes, order, self.nbytes, limits, limits.block, floors(p))
+        return _shape(self.nbytes, self.problem, self.outputs, self.lanes_are_positions(), limits)
 
     def lanes_are_positions(self) -> bool:
         return False
@@ -96,9 +92,27 @@ class _Sums:
     def sums(self, limits: Limits, shares: int) -> np.ndarray:
         raise NotImplementedError
 
-    def nbytes(self, shape: Sequence[int]) -> int:
-        """Scratch of a block."""
+    @staticmethod
+    def nbytes(problem: Problem, outputs: int, shape: Sequence[int]) -> int:
+        """Scratch of a block of so many kernels."""
         raise NotImplementedError
+
+
+@functools.lru_cache(1024)
+def _shape(
+    nbytes: Callable[[Problem, int, Sequence[int]], int],
+    problem: Problem,
+    outputs: int,
+    lanes_are_positions: bool,
+    limits: Limits,
+) -> tuple[int, ...]:
+    lead = len(problem.batch)
+    sizes = (*problem.batch, problem.groups, *problem.output)
+    order = [*range(lead), *range(lead + 1, len(sizes))]
+    # Groups last where they may be lanes.
+    order.insert(lead if lanes_are_positions else len(order), lead)
+    of_block = functools.partial(nbytes, problem, outputs)
+    return cut(sizes, order, of_block, limits, limits.block, floors(problem))
 
 
 class _Correlation(_Sums):
@@ -121,7 +135,7 @@ class _Correlation(_Sums):
             np.add,
             (
                 position_sums(p, x[index], gy[index], shape[-p.spatial - 2 :], shares, rest)
-                for index in np.ndindex(gy.shape[: max(self.lead - 1, 0)])
+                for index in itertools.product(*map(range, p.batch[:-1]))
             ),
         )
 
@@ -130,13 +144,12 @@ class _Correlation(_Sums):
         contiguous = self.x.strides[-1] == self.gy.strides[-1] == item
         return contiguous and p.inputs == self.outputs == p.stride[-1] == 1
 
-    def nbytes(self, shape: Sequence[int]) -> int:
-        p = self.problem
-        box = shape[self.lead + 1 :]
-        read = [(n - 1) * s + e for n, s, e in zip(box, p.stride, p.extent, strict=True)]
-        elements = p.inputs * math.prod(read) + self.outputs * math.prod(box)
-        size: int = math.prod(shape[: self.lead + 1]) * elements * self.dtype.itemsize
-        return size
+    @staticmethod
+    def nbytes(problem: Problem, outputs: int, shape: Sequence[int]) -> int:
+        p, lead = problem, len(problem.batch) + 1
+        read = [(n - 1) * s + e for n, s, e in zip(shape[lead:], p.stride, p.extent, strict=True)]
+        elements = p.inputs * math.prod(read) + outputs * math.prod(shape[lead:])
+        return math.prod(shape[:lead]) * elements * itemsize(p.accumulator)
 
 
 class _Product(_Sums):
@@ -173,15 +186,16 @@ class _Product(_Sums):
                 total += part
         return total
 
-    def nbytes(self, shape: Sequence[int]) -> int:
+    @staticmethod
+    def nbytes(problem: Problem, outputs: int, shape: Sequence[int]) -> int:
         """Scratch of a block: the input gathered and laid out, and gy twice."""
-        p = self.problem
-        box = shape[self.lead + 1 :]
+        p, lead = problem, len(problem.batch) + 1
+        box = shape[lead:]
         read = [(n - 1) * s + e for n, s, e in zip(box, p.stride, p.extent, strict=True)]
         last = read[-1] if p.dilation[-1] == 1 else box[-1] * p.kernel[-1]
         elements: int = p.inputs * math.prod(read[:-1]) * (read[-1] + last)
-        elements += 2 * self.outputs * math.prod(box)
-        return math.prod(shape[: self.lead + 1]) * elements * self.dtype.itemsize
+        elements += 2 * outputs * math.prod(box)
+        return math.prod(shape[:lead]) * elements * itemsize(p.accumulator)
 
     def of_block(self, block: Block) -> np.ndarray:
         p, lead = self.problem, self.lead

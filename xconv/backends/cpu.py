@@ -138,13 +138,13 @@ class CPUBackend(Backend):
         self, shape: tuple[int, ...], value: complex | None, dtype: str, like: Any
     ) -> np.ndarray:
         """In the memory order of `like`."""
-        order = np.argsort([-abs(s) for s in like.strides], kind="stable")
+        order = sorted(range(like.ndim), key=lambda a: -abs(like.strides[a]))
         sizes = [shape[i] for i in order]
         if value is None:
             padded = np.empty(sizes, dtype)
         else:  # the system may give zeros without writing them
             padded = np.full(sizes, value, np.dtype(dtype)) if value else np.zeros(sizes, dtype)
-        return padded.transpose(np.argsort(order))
+        return padded.transpose(sorted(range(like.ndim), key=order.__getitem__))
 
     def weighted_sum(self, terms: Iterable[tuple[Any, Any]], dtype: str) -> Any:
         """The sum of window * weight in place, in the memory order of the windows."""

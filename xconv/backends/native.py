@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -195,7 +196,7 @@ def position_sums(
     """
     dtype = problem.accumulator
     shape = (*gy.shape[1:3], x.shape[2], *problem.kernel)
-    lanes = _native.position_lanes(dtype, *shape[:2])
+    lanes = _lanes(dtype, *shape[:2])
     total = np.empty([n for a, n in enumerate(shape) if a != lanes] + [shape[lanes]], dtype)
     _native.position_sums(
         x,
@@ -214,8 +215,10 @@ def position_sums(
         limits.workers,
         limits.max_memory,
     )
-    return np.moveaxis(total, -1, lanes)
+    return total.transpose(*range(lanes), total.ndim - 1, *range(lanes, total.ndim - 1))
 
+
+_lanes = lru_cache(256)(_native.position_lanes)
 
 _FEWEST = 16
 """Kernels below which adding the products up costs more than the products."""
@@ -239,10 +242,10 @@ def window_sums(
         or 0 in gx.shape
     ):
         return False
-    turned = np.ascontiguousarray(np.moveaxis(weights, 2, -1), p.dtype)
+    turned = np.ascontiguousarray(weights.transpose(0, *range(3, weights.ndim), 2, 1), p.dtype)
     gx, gy = (a if p.batch else a[None] for a in (gx, gy))
     try:
-        for index in np.ndindex(gy.shape[: max(len(p.batch) - 1, 0)]):
+        for index in product(*map(range, p.batch[:-1])):
             _native.window_sums(
                 gx[index], gy[index].astype(p.dtype, copy=False), turned, p.dtype, p.kernel,
                 p.stride, p.dilation, before, limits.workers, limits.max_memory,

@@ -52,7 +52,9 @@ class LaneSums {
       each(1, total, [&](Place at) { walk(0, last_, at, [&](Place line) { add_groups(line); }); });
       return true;
     }
-    const bool narrow = s_.taps[last_] < width_ && size_[2 + last_] >= width_;
+    // Kernels that fill a vector are better lanes, even if gy has to be turned.
+    const bool narrow =
+        s_.taps[last_] < width_ && size_[2 + last_] >= width_ && s_.y_shape[2] < width_;
     if (last_ > 0 && contiguous(3 + last_) && s_.stride[last_] == 1 && narrow) {
       each(size_[1], total, [&](Place at) {
         walk(0, last_ - 1, at, [&](Place image) {

@@ -298,9 +298,9 @@ void window_sums(nb::handle gx, nb::handle gy, nb::handle weights, const std::st
   sums.dilation = dilation;
   sums.pad = pad_lo;
   sums.check();
-  Sizes wanted = {sums.y_shape[1], sums.y_shape[2]};
+  Sizes wanted = {sums.y_shape[1]};
   wanted.insert(wanted.end(), taps.begin(), taps.end());
-  wanted.push_back(sums.x_shape[2]);
+  wanted.insert(wanted.end(), {sums.x_shape[2], sums.y_shape[2]});
   kernel.check_shape(wanted);
   without_lock([&] {
     return sums.run(chosen_isa(), to.array(), from.array(), kernel.data(), workers,

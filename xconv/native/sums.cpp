@@ -13,7 +13,8 @@ namespace {
 
 using Sizes = PositionSums::Sizes;
 
-constexpr ptrdiff_t chunk = 4096;  // elements of the total that are added up at a time
+constexpr ptrdiff_t chunk = 4096;   // elements of the total that are added up at a time
+constexpr ptrdiff_t few_tiles = 8;  // for which lanes are not copied; five lose by it (Zen 5)
 
 template <class Real>
 void add_to(char* total_, const char* part_, ptrdiff_t n) {
@@ -36,6 +37,28 @@ void copy_conjugated(const char* from, const ptrdiff_t* strides, const ptrdiff_t
   if (reals == 2) to[1] = -to[1];
   to += reals;
 }
+
+// Memory that is kept from one block to the next, not filled, and from a line of the cache on.
+class Kept {
+ public:
+  char* of(ptrdiff_t bytes) {
+    if (bytes > bytes_) {
+      memory_ = std::make_unique_for_overwrite<char[]>(size_t(bytes + Traversal::line_bytes));
+      bytes_ = bytes;
+    }
+    char* const begin = memory_.get();
+    return begin + (-reinterpret_cast<uintptr_t>(begin) & (Traversal::line_bytes - 1));
+  }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+  ptrdiff_t bytes_ = 0;
+};
+
+// Of a worker: the sums of a block, and gy as the weights.
+struct Scratch {
+  Kept part, weights;
+};
 
 // The sums of one call.
 class Run {
@@ -61,7 +84,9 @@ class Run {
 
   bool run(void* total, int workers, bool (*interrupted)()) {
     total_ = static_cast<char*>(total);
-    return run_tasks(shares_, workers, interrupted, [&](int, ptrdiff_t i) { add(i); }) &&
+    std::vector<Scratch> scratch(size_t(std::min(ptrdiff_t(workers), shares_)));
+    return run_tasks(shares_, workers, interrupted,
+                     [&](int worker, ptrdiff_t i) { add(i, scratch[size_t(worker)]); }) &&
            run_tasks(ceil_div(elements(), chunk), workers, nullptr,
                      [&](int, ptrdiff_t i) { meet(i); });
   }
@@ -76,16 +101,14 @@ class Run {
   }
 
   // The blocks of a share, one after the other.
-  void add(ptrdiff_t share) {
+  void add(ptrdiff_t share, Scratch& scratch) {
     char* total = totals_.get() + share * elements() * item_;
     std::memset(total, 0, size_t(elements() * item_));
-    std::vector<char> part, weights;
     const ptrdiff_t from = share * blocks_ / shares_, to = (share + 1) * blocks_ / shares_;
-    for (ptrdiff_t i = from; i < to; ++i) add_block(i, total, part, weights);
+    for (ptrdiff_t i = from; i < to; ++i) add_block(i, total, scratch);
   }
 
-  void add_block(ptrdiff_t index, char* total, std::vector<char>& part,
-                 std::vector<char>& weights) const {
+  void add_block(ptrdiff_t index, char* total, Scratch& scratch) const {
     const size_t rank = s_.taps.size();
     Sizes from(2 + rank), size(2 + rank);
     for (size_t a = 2 + rank; a-- > 0; index /= counts_[a]) {
@@ -121,17 +144,16 @@ class Run {
     const Array kernel{const_cast<char*>(gy), k_strides.data()};
     const Array x{x_.data + from[0] * x_.strides[0] + from[1] * x_.strides[1], x_.strides};
     const Sizes y_strides = strides(size[1]);
-    part.resize(size_t(size[1] * rest_ * item_));
-    direct.run(x, prepared(direct, kernel, weights), {part.data(), y_strides.data()}, 1, memory_,
+    char* const part = scratch.part.of(size[1] * rest_ * item_);
+    direct.run(x, prepared(direct, kernel, scratch.weights), {part, y_strides.data()}, 1, memory_,
                nullptr);
 
     if (lanes_ != 0 || size[1] == groups_) {
-      add_reals(total + from[1] * rest_ * (lanes_ != 0) * item_, part.data(), size[1] * rest_);
+      add_reals(total + from[1] * rest_ * (lanes_ != 0) * item_, part, size[1] * rest_);
       return;
     }
     for (ptrdiff_t r = 0; r < rest_; ++r) {
-      add_reals(total + (r * groups_ + from[1]) * item_, part.data() + r * size[1] * item_,
-                size[1]);
+      add_reals(total + (r * groups_ + from[1]) * item_, part + r * size[1] * item_, size[1]);
     }
   }
 
@@ -152,20 +174,25 @@ class Run {
     return steps;
   }
 
-  // gy as the kernel: where it lies if that is the order wanted, else copied to `to`.
-  Weights prepared(const Direct& direct, const Array& kernel, std::vector<char>& to) const {
+  // gy as the kernel: where it lies if that is the order wanted, else copied.
+  Weights prepared(const Direct& direct, const Array& kernel, Kept& kept) const {
     const Sizes& sizes = direct.spec.kernel;
     if (direct.turned() != Op::plain) {
       const ptrdiff_t row = row_of(direct, kernel);
-      if (row > 0) return {nullptr, kernel.data, row};
-      to.resize(size_t(direct.turned_elements() * item_));
-      direct.turn(kernel, to.data());
-      return {nullptr, to.data()};
+      if (row > 0 && !worth_copying(direct, kernel.data, row)) return {nullptr, kernel.data, row};
+      if (row > 0 && row == direct.padded_outputs) {
+        char* const to = kept.of(product(sizes) * item_);
+        std::memcpy(to, kernel.data, size_t(product(sizes) * item_));
+        return {nullptr, to, row};
+      }
+      char* const to = kept.of(direct.turned_elements() * item_);
+      direct.turn(kernel, to);
+      return {nullptr, to};
     }
-    to.resize(size_t(product(sizes) * item_));
+    char* const to = kept.of(product(sizes) * item_);
     const int axes = int(sizes.size());
-    auto* floats = reinterpret_cast<float*>(to.data());
-    auto* doubles = reinterpret_cast<double*>(to.data());
+    auto* floats = reinterpret_cast<float*>(to);
+    auto* doubles = reinterpret_cast<double*>(to);
     switch (s_.type) {
       case Type::float32:
         copy_conjugated<float, 1>(kernel.data, kernel.strides, sizes.data(), axes, floats);
@@ -179,7 +206,16 @@ class Run {
       default:
         copy_conjugated<double, 2>(kernel.data, kernel.strides, sizes.data(), axes, doubles);
     }
-    return {to.data(), nullptr};
+    return {to, nullptr};
+  }
+
+  // Vectors that cross lines of the cache take thrice the time to load, for each tile of taps.
+  bool worth_copying(const Direct& direct, const char* lanes, ptrdiff_t row) const {
+    const auto bytes = uintptr_t(isa_.vector_bytes);
+    const bool aligned =
+        reinterpret_cast<uintptr_t>(lanes) % bytes == 0 && uintptr_t(row * item_) % bytes == 0;
+    return !aligned && direct.turned() == Op::layer &&
+           inputs_ * product(s_.taps) >= few_tiles * isa_.rows[direct.arithmetic][int(Op::layer)];
   }
 
   // Elements from the lanes of one tap of the kernel to those of the next, if they lie like that.

@@ -3,8 +3,8 @@
 //   gx[b, g, i, q] = sum over o, p, t with p*stride + t*dilation - pad = q of
 //       gy[b, g, o, p] * w[g, o, t, i]
 //
-// The products with all (t, i) are a Direct of one tap, whose kernels they are; for a block of
-// positions they are kept in scratch, and added to gx window by window.
+// The products of a line of positions with all (t, i) are computed together, a bank of kernels of
+// one tap with the positions as lanes; they are kept in scratch, and added to gx line by line.
 #pragma once
 
 #include "gradient.h"
@@ -16,8 +16,8 @@ struct WindowSums : Gradient {
   // Throws std::invalid_argument where the numbers do not fit each other.
   void check() const;
 
-  // `weights` (G, O, taps..., I) are contiguous.  The same bits for any number of workers.  Throws
-  // ScratchError where max_memory does not hold a line of positions and one of gx for each worker.
+  // `weights` (G, taps..., I, O) are contiguous.  The same bits for any number of workers.  Throws
+  // ScratchError where max_memory does not hold what goes into one column of gx for each worker.
   // Returns false where `interrupted` said so.
   bool run(const Isa& isa, Array gx, Array gy, const void* weights, int workers, size_t max_memory,
            bool (*interrupted)()) const;
