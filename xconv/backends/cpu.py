@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentTypeError, MemoryLimitError
-from ..layout import correlation_form
+from ..layout import aligned, correlation_form
 from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
 from ..methods.separable import Separable
@@ -108,7 +108,7 @@ class CPUBackend(Backend):
 
     def empty(self, shape: tuple[int, ...], dtype: str, like: Any) -> np.ndarray:
         try:
-            return np.empty(shape, np.dtype(dtype))
+            return aligned(shape, dtype)
         except (MemoryError, ValueError) as error:
             raise MemoryLimitError(
                 f"the result of shape {shape} and dtype {dtype} does not fit in memory; "
@@ -141,7 +141,7 @@ class CPUBackend(Backend):
         order = sorted(range(like.ndim), key=lambda a: -abs(like.strides[a]))
         sizes = [shape[i] for i in order]
         if value is None:
-            padded = np.empty(sizes, dtype)
+            padded = aligned(sizes, dtype)
         else:  # the system may give zeros without writing them
             padded = np.full(sizes, value, np.dtype(dtype)) if value else np.zeros(sizes, dtype)
         return padded.transpose(sorted(range(like.ndim), key=order.__getitem__))

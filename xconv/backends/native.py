@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import _native
 from ..errors import MemoryLimitError
-from ..layout import view
+from ..layout import aligned, view
 from ..methods.base import Limits, cut, floors
 from ..methods.direct import Direct
 from ..methods.separable import Factors, Separable
@@ -145,7 +145,7 @@ def _turned(direct: _native.Direct, weights: np.ndarray) -> np.ndarray | None:
     size = direct.turned_elements()
     if size == 0:
         return None
-    turned = np.empty(size, weights.dtype)
+    turned = aligned((size,), weights.dtype)
     direct.turn(weights, turned)
     return turned
 
