@@ -149,9 +149,7 @@ class CUDABackend(Backend):
 
     def there(self, x: Any) -> AbstractContextManager[Any]:
         """Makes the device of `x`, and the stream that its library works on, the current ones."""
-        if self.device.owns(x):
-            return self.device.active(x)
-        return _both(self.device.active(self.borrowed(x)), foreign.stream_of(x))
+        return self.device.active(x) if self.device.owns(x) else self._lent(x, None)
 
     def borrowed(self, x: Any) -> Any:
         """`x` as an array of the device, on the same memory."""
@@ -271,9 +269,3 @@ class _Session:
                 f"the device ran out of memory for scratch: {error}; give max_memory= less, use "
                 'method="direct", which needs none, or convolve a part of the batch at a time'
             ) from error
-
-
-@contextmanager
-def _both(a: AbstractContextManager[Any], b: AbstractContextManager[Any]) -> Iterator[None]:
-    with a, b:
-        yield
