@@ -112,8 +112,8 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
         return False
     launch.correlate(device.pointer(x), device.pointer(y), given)
     if tiled.settled and isinstance(given, bytes):
-        rest = launch.rest + given.ljust(launch.room, b"\0")
-        weights.again = _Again(launch, rest, problem, x.strides, y.strides, number)
+        launch = launch.holding(given)
+        weights.again = _Again(launch, problem, x.strides, y.strides, number)
     return True
 
 
@@ -122,8 +122,7 @@ class _Again:
     """The launch of a call, to be repeated for arrays that lie alike in the same device."""
 
     launch: Launch
-    rest: bytes
-    """The argument behind the addresses."""
+    """With the weights."""
     problem: Problem
     x_strides: tuple[int, ...]
     y_strides: tuple[int, ...]
@@ -140,11 +139,10 @@ class _Again:
             and device.holds(x) == self.number
         ):
             return False
-        at_x, launch = device.pointer(x), self.launch
+        at_x = device.pointer(x)
         if at_x % x.dtype.itemsize:
             return False
-        head = launch.head.pack(at_x, device.pointer(y), 0)
-        launch.kernel(launch.blocks, launch.threads, launch.shared, head + self.rest)
+        self.launch(at_x, device.pointer(y), 0)
         return True
 
 

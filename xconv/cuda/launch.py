@@ -58,6 +58,10 @@ class Launch:
         argument = self.head.pack(*head) + self.rest + values.ljust(self.room, b"\0")
         self.kernel(self.blocks, self.threads, self.shared, argument)
 
+    def holding(self, values: bytes) -> Launch:
+        """The launch with these weights, which calls need not bring any more."""
+        return replace(self, rest=self.rest + values.ljust(self.room, b"\0"), room=0)
+
     def correlate(self, x: int, y: int, weights: int | bytes, *flags: int) -> None:
         """Run on the memory at these addresses; the weights may be passed themselves."""
         if isinstance(weights, bytes):
