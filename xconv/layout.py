@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from .errors import ArgumentError
 from .problem import Axis, Problem
 
 __all__ = [
-    "Letters", "aligned", "canonical_axes", "correlation_form", "from_axes", "from_layout",
+    "Letters", "canonical_axes", "correlation_form", "from_axes", "from_layout",
     "in_order_of", "restored", "view",
 ]  # fmt: skip
 
@@ -298,25 +296,6 @@ def correlation_form(problem: Problem, kernel: Any) -> Any:
         backwards: Any = (..., *(slice(None, None, -1),) * problem.spatial)
         return weights[backwards]
     return weights.conj() if problem.k_dtype.startswith("complex") else weights
-
-
-_LINE, _WORTH_ALIGNING = 64, 1 << 16
-"""Bytes of a line of the processor's caches, and of an array from which it pays."""
-
-
-def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:
-    """`numpy.empty` that begins with a line of the caches.
-
-    NumPy's own large arrays begin 16 bytes behind one, and each vector of a line's length that is
-    read or written there touches two.
-    """
-    dtype = np.dtype(dtype)
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes < _WORTH_ALIGNING:
-        return np.empty(shape, dtype)
-    memory = np.empty(nbytes + _LINE, np.uint8)
-    begin = -memory.__array_interface__["data"][0] % _LINE
-    return np.ndarray(shape, dtype, memory, begin)
 
 
 def in_order_of(like: Any, flat: Any, shape: Sequence[int]) -> Any:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentTypeError, MemoryLimitError
-from ..layout import aligned, correlation_form
+from ..layout import correlation_form
+from ..memory import aligned
 from ..methods.base import Block, Limits, Method
 from ..methods.direct import Direct
 from ..methods.separable import Separable

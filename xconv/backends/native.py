@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import _native
 from ..errors import MemoryLimitError
-from ..layout import aligned, view
+from ..layout import view
+from ..memory import aligned
 from ..methods.base import Limits, cut, floors
 from ..methods.direct import Direct
 from ..methods.separable import Factors, Separable

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..memory import free_all_blocks
+
 __all__ = ["Budget", "Timing", "clock", "in_turn", "scratch", "summary", "warmed"]
 
 Call = Callable[[], Any]
@@ -142,6 +144,7 @@ def scratch(call: Callable[[], int]) -> int | None:
     try:
         libc: Any = ctypes.CDLL(ctypes.util.find_library("c"))
         gc.collect()
+        free_all_blocks()
         libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
