@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "xconv"
 
 # From the bottom up.  A module may import from the lines before its own, and from itself.
 ORDER = (
-    {"_native", "errors"},
+    {"_native", "errors", "memory"},
     {"problem", "files"},
     {"cost", "layout", "tolerance"},
     {"arguments", "reference"},

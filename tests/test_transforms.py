@@ -1,7 +1,9 @@
 """Transforms an axis at a time, by SciPy's library and by ducc0's where it is installed."""
 
 import math
+from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +11,10 @@ import pytest
 import xconv
 from xconv.backends import transforms
 from xconv.backends.transforms import ducc_version, forward, inverse
+from xconv.methods import fft
+from xconv.methods.fft import FFT, Tiles
+from xconv.problem import Problem
+from xconv.reference import expected
 
 LIBRARIES = [
     "scipy",
@@ -63,3 +69,51 @@ def test_convolve_is_direct(library: str, layout: str, boundary: str) -> None:
     for memory in (1 << 26, 1 << 20):  # one tile and many
         found = xconv.convolve(x, k, method="fft", max_memory=memory, workers=1, **options)
         assert np.abs(found - exact).max() < 1e-11
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "complex64"])
+@pytest.mark.parametrize(
+    ("layout", "kernel", "shape", "options"),
+    [
+        ("HWN", (9, 12), (90, 70, 41), {"mode": "same", "boundary": "reflect"}),
+        ("HWN", (9, 12), (90, 70, 41), {"mode": "valid", "stride": (2, 1)}),
+        ("HNWB", (9, 12), (50, 2, 60, 37), {"mode": "full"}),
+        ("LN", (101,), (3000, 45), {"mode": "same", "boundary": "wrap"}),
+        ("CHWN", (2, 3, 9, 8), (6, 50, 60, 35), {"kernel_layout": "OIHW", "groups": 2}),
+    ],
+)
+def test_images_whose_batch_is_innermost_are_copied(
+    layout: str,
+    kernel: tuple[int, ...],
+    shape: tuple[int, ...],
+    options: dict[str, Any],
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of several images are copied and transformed in parts."""
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal(shape)
+    k = rng.standard_normal(kernel)
+    if dtype == "complex64":
+        x, k = x + 1j * rng.standard_normal(shape), k + 1j * rng.standard_normal(kernel)
+    x, k = x.astype(dtype), k.astype(dtype)
+    x[tuple(n // 3 for n in shape)] = np.nan
+    x[tuple(n // 2 for n in shape)] = np.inf
+    wanted = expected(x, k, layout=layout, **options)
+    parts: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def copied(problem: Problem, tiles: Tiles, shape: Sequence[int], *rest: Any) -> Any:
+        found = _copied(problem, tiles, shape, *rest)
+        if found is not None:
+            parts.append((tuple(shape), found))
+        return found
+
+    _copied = transforms._copied
+    monkeypatch.setattr(transforms, "_copied", copied)
+    for block in (1 << 16, 1 << 20):  # bytes of one image or less, and of some
+        monkeypatch.setattr(fft, "_most", lambda problem, limits, block=block: block)
+        plan = xconv.plan(x, k, layout=layout, method="fft", workers=2, **options)
+        y = plan(x)
+        assert not wanted.disagreement(y, FFT().rounding(plan.problem))
+    assert any(found > shape for shape, found in parts)
+    assert all(found >= shape for shape, found in parts)

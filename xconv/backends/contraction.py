@@ -14,7 +14,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..methods.base import Block, Limits, blocks, cut, floors, gather
 from ..problem import Problem, itemsize
+from .threads import share_out
 
 try:
     from .native import position_sums
@@ -165,7 +165,10 @@ class _Product(_Sums):
         todo = list(blocks((*p.batch, p.groups), p.output, shape))
         share = -(-len(todo) // shares)
 
-        def worker(first: int) -> np.ndarray:
+        starts = range(0, len(todo), share)
+        parts: dict[int, np.ndarray] = {}
+
+        def worker(first: int) -> None:
             total: np.ndarray | None = None
             with np.errstate(all="ignore"):
                 for block in todo[first : first + share]:
@@ -174,16 +177,12 @@ class _Product(_Sums):
                         total = np.zeros_like(part, shape=(p.groups, *part.shape[1:]))
                     total[block.lead[-1]] += part
             assert total is not None
-            return total
+            parts[first] = total
 
-        starts = range(0, len(todo), share)
-        if len(starts) == 1:
-            return worker(0)
-        with ThreadPoolExecutor(len(starts)) as pool:
-            parts = pool.map(worker, starts)
-            total = next(parts)
-            for part in parts:
-                total += part
+        share_out(worker, starts, len(starts))
+        total = parts[0]
+        for first in starts[1:]:
+            total += parts[first]
         return total
 
     @staticmethod

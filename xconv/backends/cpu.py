@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..problem import Problem
 from .base import Backend, Parts, refuse_masked
 from .contraction import kernel_sums
 from .cpu_rates import cpu_rates
+from .threads import share_out
 from .transforms import KeptFFT, ducc_version, forward, inverse
 
 try:
@@ -211,12 +211,5 @@ class CPUBackend(Backend):
                 for index, values in one(block):
                     y[index] = values
 
-        todo = list(blocks)
-        if workers == 1 or len(todo) < 2:
-            for block in todo:
-                task(block)
-        else:
-            with ThreadPoolExecutor(min(workers, len(todo))) as pool:
-                for _ in pool.map(task, todo):
-                    pass
+        share_out(task, blocks, workers)
         return y

@@ -16,7 +16,7 @@ from .. import _native
 from ..errors import MemoryLimitError
 from ..layout import view
 from ..memory import aligned
-from ..methods.base import Limits, cut, floors
+from ..methods.base import Limits, block_count, cut, floors
 from ..methods.direct import Direct
 from ..methods.separable import Factors, Separable
 from ..problem import BOUNDARIES, Problem, Work, itemsize
@@ -285,9 +285,7 @@ class NativeSeparable(Separable):
                 f"raise max_memory to {needed} or more"
             )
         block = _rows(problem, limits, None)
-        count = math.prod(
-            -(-n // s) for n, s in zip((*lead, problem.output[0]), block, strict=True)
-        )
+        count = block_count((*lead, problem.output[0]), block)
         sizes, size = [], list(problem.size)
         for axis, n in enumerate(problem.output):
             size[axis] = n

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from threading import local
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,9 +17,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..layout import in_order_of
-from ..methods.base import Block, gather
-from ..methods.fft import FFT, State, direct_entries, safe_entries, valid_outputs
-from ..problem import Problem
+from ..methods.base import Block, Limits, block_count, blocks, gather, gathered_bytes
+from ..methods.fft import (
+    FFT,
+    State,
+    Tiles,
+    choose,
+    direct_entries,
+    safe_entries,
+    valid_outputs,
+)
+from ..problem import Problem, Work, itemsize
 
 if TYPE_CHECKING:
     from .base import Backend
@@ -69,6 +78,10 @@ class _Kept:
         self.used += -(-nbytes // 64) * 64  # whole cache lines
         array: np.ndarray = in_order_of(like, free.view(dtype), shape)
         return array
+
+    def in_order(self, shape: Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+        """Memory for an array in C order."""
+        return self(shape, dtype, np.empty((1,) * len(shape)))
 
     def padded(
         self, length: int, shape: Sequence[int], value: complex, dtype: str, like: np.ndarray
@@ -147,30 +160,101 @@ def _replaced(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
 class KeptFFT(FFT):
     """FFT on NumPy arrays."""
 
-    def _computed(
-        self, backend: Backend, problem: Problem, state: State, x: Any, shape: Sequence[int]
-    ) -> Callable[[Block], Iterator[tuple[tuple[slice, ...], Any]]]:
-        nbytes = self._bytes(problem, state.tiles, shape)
+    def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
+        """For arrays in C order."""
+        work = super().work(problem, limits, facts)
+        tiles = choose(problem, limits)
+        axes = problem.x_axes[: -problem.spatial - 1] + problem.x_axes[-problem.spatial :]
+        order = sorted(range(len(axes)), key=lambda a: (axes[a].of, -axes[a].step))
+        shape = self._shape(problem, tiles, limits, order)
+        nbytes = self._bytes(problem, tiles, shape)
+        copied = _copied(problem, tiles, shape, order, limits.each - nbytes)
+        count = block_count((*problem.batch, problem.groups, *problem.output), copied or shape)
+        threads = min(limits.workers, max(count, 1))
+        amounts = work.amounts
+        if copied:
+            more = _copied_bytes(problem, tiles, copied)
+            entries = tiles.count * problem.entries / math.prod(copied[: -problem.spatial])
+            amounts += (("fft.copies", entries * more),)
+            nbytes += more
+        serial = (("threads", 1.0),) if threads > 1 else ()
+        return replace(work, amounts=amounts, serial=serial, scratch=nbytes * threads)
+
+    def run(
+        self, backend: Backend, problem: Problem, state: State, x: Any, y: Any, limits: Limits
+    ) -> Any:
+        lead, tiles = (*problem.batch, problem.groups), state.tiles
+        order = backend.cut_order(x, problem)
+        shape = self._shape(problem, tiles, limits, order)
+        nbytes = self._bytes(problem, tiles, shape)
+        copied = _copied(problem, tiles, shape, order, limits.each - nbytes)
+        if copied:
+            nbytes += _copied_bytes(problem, tiles, copied)
         threads = local()
 
         def one(block: Block) -> Iterator[tuple[tuple[slice, ...], Any]]:
             if not hasattr(threads, "kept"):
                 threads.kept = _Kept(nbytes)
             threads.kept.used = 0
-            return self._kept_tile(backend, problem, state, x, block, threads.kept)
+            kept = threads.kept
+            return self._block(backend, problem, state, x, block, kept, shape if copied else None)
 
-        return one
+        return backend.each(one, blocks(lead, problem.output, copied or shape), y, limits.workers)
 
-    def _kept_tile(
-        self, backend: Backend, problem: Problem, state: State, x: Any, block: Block, room: _Kept
+    def _block(
+        self,
+        backend: Backend,
+        problem: Problem,
+        state: State,
+        x: Any,
+        block: Block,
+        room: _Kept,
+        parts: Sequence[int] | None,
     ) -> Iterator[tuple[tuple[slice, ...], Any]]:
+        """The results of a block; where `parts` are given, of a copy of it, so many entries at a
+        time."""
         lead, n = len(block.lead), state.tiles.transform
         full = functools.partial(room.padded, n[-1])
         source = gather(backend, problem, x, block, problem.accumulator, full)
+        if parts is not None:
+            ordered = room.in_order(source.shape, source.dtype)
+            ordered[...] = source
+            source = ordered
         safe = safe_entries(backend, problem, source, state.magnitude, math.prod(n))
+        kernels = state.spectrum[block.lead[-1]]
+        at = block.target()
+        if parts is None:
+            for o, values in self._products(backend, problem, block, n, source, kernels, room):
+                values = backend.convert(values, problem.accumulator, problem.dtype)
+                yield (*at[:lead], slice(o, o + 1), *at[lead + 1 :]), backend.expand(values, lead)
+        else:
+            sizes = [part.stop - part.start for part in (*block.lead, *block.box)]
+            found = room.in_order(
+                (*sizes[:lead], problem.outputs, *sizes[lead:]), np.dtype(problem.accumulator)
+            )
+            used = room.used
+            for part in blocks(sizes[:lead], (), parts[:lead]):
+                room.used = used
+                some, theirs = source[part.lead], kernels[part.lead[-1]]
+                for o, values in self._products(backend, problem, block, n, some, theirs, room):
+                    found[(*part.lead, slice(o, o + 1))] = backend.expand(values, lead)
+            yield at, backend.convert(found, problem.accumulator, problem.dtype)
+        yield from direct_entries(backend, problem, state.weights, x, block, safe)
+
+    def _products(
+        self,
+        backend: Backend,
+        problem: Problem,
+        block: Block,
+        n: tuple[int, ...],
+        source: np.ndarray,
+        kernels: Any,
+        room: _Kept,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The results of gathered entries, one output after the other."""
+        lead = len(block.lead)
         axes = range(lead, lead + problem.spatial)
         spectra = forward(source, n, [a + 1 for a in axes], room)
-        kernels = state.spectrum[block.lead[-1]]
         inputs = [spectra[(slice(None),) * lead + (i,)] for i in range(problem.inputs)]
         total = inputs[0]
         if problem.outputs > 1:
@@ -178,14 +262,38 @@ class KeptFFT(FFT):
         term = room(total.shape, total.dtype, total) if problem.inputs > 1 else total
         used = room.used
         real = np.dtype(problem.accumulator).kind == "f"
-        at = block.target()
         for o in range(problem.outputs):
             room.used = used
             np.multiply(inputs[0], kernels[:, o, 0], out=total)
             for i in range(1, problem.inputs):
                 np.multiply(inputs[i], kernels[:, o, i], out=term)
                 np.add(total, term, out=total)
-            values = inverse(total, n, axes, real, valid_outputs(problem, block), room)
-            values = backend.convert(values, problem.accumulator, problem.dtype)
-            yield (*at[:lead], slice(o, o + 1), *at[lead + 1 :]), backend.expand(values, lead)
-        yield from direct_entries(backend, problem, state.weights, x, block, safe)
+            yield o, inverse(total, n, axes, real, valid_outputs(problem, block), room)
+
+
+_LINES = 128
+"""Bytes along the batch that are copied at a time where it lies innermost."""
+
+
+def _copied(
+    problem: Problem, tiles: Tiles, shape: Sequence[int], order: Sequence[int], most: int
+) -> tuple[int, ...] | None:
+    """The block that is copied, to be transformed in parts of `shape`, where these would read and
+    write a few elements of each line of the caches."""
+    lead = (*problem.batch, problem.groups)
+    inner = next((a for a in reversed(order) if (*lead, *problem.size)[a] > 1), len(lead))
+    if inner >= len(lead):
+        return None
+    widest = max(min(_LINES // itemsize(problem.x_dtype), lead[inner]), shape[inner])
+    for many in range(widest, shape[inner] - 1, -1):
+        copied = (*shape[:inner], many, *shape[inner + 1 :])
+        if _copied_bytes(problem, tiles, copied) <= most:
+            return copied
+    return None
+
+
+def _copied_bytes(problem: Problem, tiles: Tiles, shape: Sequence[int]) -> int:
+    """The gathered block, as it comes and in order, and its results."""
+    each = problem.inputs * math.prod(tiles.transform) + problem.outputs * math.prod(tiles.box)
+    entries = math.prod(shape[: -problem.spatial])
+    return gathered_bytes(problem, shape) + entries * each * itemsize(problem.accumulator)

@@ -176,6 +176,11 @@ def blocks(lead: Sequence[int], box: Sequence[int], shape: Sequence[int]) -> Ite
         yield Block(slices[: len(lead)], slices[len(lead) :])
 
 
+def block_count(sizes: Sequence[int], shape: Sequence[int]) -> int:
+    """How many blocks of `shape` cover `sizes`."""
+    return math.prod(-(-size // step) for size, step in zip(sizes, shape, strict=True))
+
+
 def source_index(start: int, stop: int, size: int, boundary: str) -> np.ndarray:
     """Which element of an axis of `size` each of the positions start, ..., stop - 1 repeats.
 

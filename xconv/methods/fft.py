@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..problem import Problem, Work, itemsize
-from .base import Block, Limits, Method, blocks, cut, gather, gathered_bytes
+from .base import Block, Limits, Method, block_count, blocks, cut, gather, gathered_bytes
 from .direct import correlate_block
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
 
-__all__ = ["FFT", "State", "direct_entries", "good_size", "safe_entries", "valid_outputs"]
+__all__ = [
+    "FFT", "State", "Tiles", "choose", "direct_entries", "good_size", "safe_entries",
+    "valid_outputs",
+]  # fmt: skip
 
 
 def _most(problem: Problem, limits: Limits) -> int:
@@ -56,7 +59,7 @@ def good_size(least: int, primes: tuple[int, ...] = (3, 5), even: bool = False) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Tiles:
+class Tiles:
     transform: tuple[int, ...]
     """Transform length per spatial axis."""
     box: tuple[int, ...]
@@ -67,7 +70,7 @@ class _Tiles:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    tiles: _Tiles
+    tiles: Tiles
     spectrum: Any
     weights: Any
     magnitude: float
@@ -87,17 +90,14 @@ class FFT(Method):
         return magnitude(problem, kernel)
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
-        tiles = _choose(problem, limits)
+        tiles = choose(problem, limits)
         points = math.prod(tiles.transform)
         entries, tile_count = problem.entries, problem.entries * tiles.count
         transforms = tile_count * (problem.inputs + problem.outputs)
         real = np.dtype(problem.accumulator).kind == "f"
         item = itemsize(problem.accumulator)
         shape = self._shape(problem, tiles, limits, None)
-        runs = math.prod(
-            -(-n // s)
-            for n, s in zip((*problem.batch, problem.groups, *problem.output), shape, strict=True)
-        )
+        runs = block_count((*problem.batch, problem.groups, *problem.output), shape)
         half = 1 if real else 4  # a complex transform is two real ones of twice the bytes
         spectral = tile_count * problem.inputs * problem.outputs * points * half
         kept = problem.groups * problem.outputs * problem.inputs * points * item
@@ -128,7 +128,7 @@ class FFT(Method):
         levels = math.log2(max(math.prod(good_size(n) for n in whole), 2))
         return 4 * levels + problem.inputs + 2
 
-    def _bytes(self, problem: Problem, tiles: _Tiles, shape: Sequence[int]) -> int:
+    def _bytes(self, problem: Problem, tiles: Tiles, shape: Sequence[int]) -> int:
         """Scratch of one block: the tile, its spectrum, two products and the inverse."""
         item = itemsize(problem.accumulator)
         lead = math.prod(shape[: -problem.spatial])
@@ -137,7 +137,7 @@ class FFT(Method):
         return gathered_bytes(problem, shape) + lead * points * item * each
 
     def _shape(
-        self, problem: Problem, tiles: _Tiles, limits: Limits, order: Sequence[int] | None
+        self, problem: Problem, tiles: Tiles, limits: Limits, order: Sequence[int] | None
     ) -> tuple[int, ...]:
         """Sizes of a block: as many entries as fit, and the tiles' box."""
         lead = (*problem.batch, problem.groups)
@@ -160,7 +160,7 @@ class FFT(Method):
     def prepare(
         self, backend: Backend, problem: Problem, weights: Any, facts: Any, limits: Limits
     ) -> State:
-        tiles = _choose(problem, limits)
+        tiles = choose(problem, limits)
         axes = tuple(range(3, 3 + problem.spatial))
         dilated = backend.full(
             (*weights.shape[:3], *problem.extent), 0, problem.accumulator, weights
@@ -175,15 +175,8 @@ class FFT(Method):
     ) -> Any:
         lead = (*problem.batch, problem.groups)
         shape = self._shape(problem, state.tiles, limits, backend.cut_order(x, problem))
-
-        one = self._computed(backend, problem, state, x, shape)
+        one = functools.partial(self._tile, backend, problem, state, x)
         return backend.each(one, blocks(lead, problem.output, shape), y, limits.workers)
-
-    def _computed(
-        self, backend: Backend, problem: Problem, state: State, x: Any, shape: Sequence[int]
-    ) -> Callable[[Block], Iterator[tuple[tuple[slice, ...], Any]]]:
-        """What computes a block of at most this shape."""
-        return functools.partial(self._tile, backend, problem, state, x)
 
     def _tile(
         self, backend: Backend, problem: Problem, state: State, x: Any, block: Block
@@ -277,7 +270,7 @@ def _lengths(size: int, extent: int, stride: int) -> list[int]:
 
 
 @functools.lru_cache(1024)
-def _choose(problem: Problem, limits: Limits) -> _Tiles:
+def choose(problem: Problem, limits: Limits) -> Tiles:
     """The tile with the least arithmetic for the whole image within half the memory allowed.
 
     The other half may have to hold a copy of `x`, if `out` overlaps it.
@@ -287,8 +280,8 @@ def _choose(problem: Problem, limits: Limits) -> _Tiles:
         for size, extent, stride in zip(problem.output, problem.extent, problem.stride, strict=True)
     ]
     item = itemsize(problem.accumulator)
-    best: tuple[float, _Tiles] | None = None
-    smallest: tuple[int, _Tiles] | None = None
+    best: tuple[float, Tiles] | None = None
+    smallest: tuple[int, Tiles] | None = None
     for transform in product(*options):
         box = tuple(
             min((n - e) // s + 1, max(p, 1))
@@ -297,7 +290,7 @@ def _choose(problem: Problem, limits: Limits) -> _Tiles:
             )
         )
         count = math.prod(-(-p // b) for p, b in zip(problem.output, box, strict=True))
-        tiles = _Tiles(transform, box, count)
+        tiles = Tiles(transform, box, count)
         points = math.prod(transform)
         needed = points * item * (3 * problem.inputs + 4)
         # Measured on a Zen 3 with 512 KiB of L2 (2026-11-25): a transform out of cache is slower;
