@@ -54,8 +54,8 @@ _AVX2: _Table = {
 _AVX512: _Table = {
     # Zen 5, two cores, NumPy 2.4, SciPy 1.17: fitted to what single calls took in 300 random
     # problems (`xconv bench --suite regret`, 2026-11-26), transforms to 388 calls of those and of
-    # larger images and signals, by one worker and two, passes to 217 Gaussians among 1,500; the rest
-    # from two calibrations.
+    # larger images and signals, by one worker and two, passes to 217 Gaussians among 1,500;
+    # the rest from two calibrations.
     "calls": 9e4,
     "fft.calls": 9e4,
     "fft.copies": 7.4e9,
