@@ -95,6 +95,7 @@ struct Tile {
   ptrdiff_t runs;          // of outputs, at least one
   ptrdiff_t x_run, y_run;  // from one to the next
   bool far;                // inputs of `rows` are in no near cache: they are asked for early
+  bool narrow;             // tiles of `rows` have three vectors at most
   bool across;             // the tiles at one place of all runs, then the next: runs share inputs
 };
 

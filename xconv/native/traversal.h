@@ -150,7 +150,7 @@ class Traversal {
   ptrdiff_t flat_rows_;     // of a kernel, in a Tile's inner table
   bool in_place_, direct_;  // whether blocks may do without packing, scattering
   bool needs_scratch_;
-  bool far_;                               // the inputs are more than a near cache holds
+  bool far_, outside_;                     // the inputs are more than a near, an outer cache holds
   int along_, other_[max_loops], others_;  // of packed inputs: the innermost axis, and the rest
 
   View user_, packed_, result_, tiled_;
