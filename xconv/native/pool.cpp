@@ -27,7 +27,9 @@ using Clock = std::chrono::steady_clock;
 
 // Looking this long for the next loop before sleeping spares a wake-up (about 10 us) between
 // calls that follow each other, and takes no time from others that is worth mentioning.
-constexpr auto spin_time = std::chrono::microseconds(10);
+constexpr auto next_loop_time = std::chrono::microseconds(10);
+// The same for the calling thread, while the last tasks end on others.
+constexpr auto last_task_time = std::chrono::microseconds(100);
 constexpr auto signal_period = std::chrono::milliseconds(100);
 constexpr int most_threads = 256;
 
@@ -37,6 +39,14 @@ void pause() {
 #elif defined(__aarch64__)
   __asm__ volatile("yield");
 #endif
+}
+
+template <class Condition>
+void wait_awake(Condition&& holds, Clock::duration longest) {
+  const auto until = Clock::now() + longest;
+  while (!holds() && Clock::now() < until) {
+    for (int i = 0; i < 16; ++i) pause();
+  }
 }
 
 // Asks the scheduler for turns of 0.1 ms instead of milliseconds.  Linux from 6.12 on then lets a
@@ -97,6 +107,11 @@ class Pool {
     const bool completed = work_and_watch(loop, next_);
     std::unique_lock<std::mutex> lock(mutex_);
     vacancies_ = 0;  // whoever has not come by now need not
+    if (busy_ > 0) {
+      lock.unlock();
+      wait_awake([this] { return busy_.load(std::memory_order_acquire) == 0; }, last_task_time);
+      lock.lock();
+    }
     done_.wait(lock, [this] { return busy_ == 0; });
     loop_ = nullptr;
     return completed;
@@ -126,10 +141,7 @@ class Pool {
     self.id.store(pid_t(syscall(SYS_gettid)), std::memory_order_relaxed);
     unsigned seen = 0;
     for (;;) {
-      const auto until = Clock::now() + spin_time;
-      while (round_.load(std::memory_order_acquire) == seen && Clock::now() < until) {
-        for (int i = 0; i < 16; ++i) pause();
-      }
+      wait_awake([&] { return round_.load(std::memory_order_acquire) != seen; }, next_loop_time);
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [this] { return vacancies_ > 0; });
       seen = round_.load(std::memory_order_relaxed);
@@ -166,8 +178,8 @@ class Pool {
   std::mutex mutex_;  // guards what follows, but for the atomics
   std::condition_variable wake_, done_;
   const ParallelLoop* loop_ = nullptr;
-  int vacancies_ = 0;  // threads that may still join
-  int busy_ = 0;       // threads that have joined and not finished
+  int vacancies_ = 0;         // threads that may still join
+  std::atomic<int> busy_{0};  // threads that have joined and not finished
   std::atomic<unsigned> round_{0};
   alignas(64) std::atomic<std::ptrdiff_t> next_{0};
 };
