@@ -79,6 +79,7 @@ constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels
 enum class Op : int { rows, bank, plain, layer, channels, slide, line };
 constexpr int ops = 7;
 constexpr int max_rows = 12;
+constexpr int place_rows = 5;  // from which it pays that `rows` goes on from place to place
 
 struct Tile {
   const ptrdiff_t* outer;
@@ -94,9 +95,11 @@ struct Tile {
   bool add;                // of these: to what is in y already
   ptrdiff_t runs;          // of outputs, at least one
   ptrdiff_t x_run, y_run;  // from one to the next
-  bool far;                // inputs of `rows` are in no near cache: they are asked for early
-  bool narrow;             // tiles of `rows` have three vectors at most
-  bool across;             // the tiles at one place of all runs, then the next: runs share inputs
+  ptrdiff_t places;        // where there are such runs of `rows`, at least one
+  ptrdiff_t x_place, y_place;
+  bool far;     // inputs of `rows` are in no near cache: they are asked for early
+  bool narrow;  // tiles of `rows` have three vectors at most
+  bool across;  // the tiles at one place of all runs, then the next: runs share inputs
 };
 
 // Lanes are reals and at least one vector; x and y need no alignment and may not overlap.

@@ -131,7 +131,7 @@ class LaneSums {
     static constexpr ptrdiff_t origin[1] = {0};
     Tile tile = {};
     tile.outer = origin;
-    tile.outers = tile.runs = tile.flat_rows = tile.w_lane = 1;
+    tile.outers = tile.runs = tile.places = tile.flat_rows = tile.w_lane = 1;
     tile.inner = offsets;
     tile.inners = count;
     tile.x_row = s_.dilation[last_] * x_.strides[3 + last_] / item_;

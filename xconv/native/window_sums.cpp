@@ -307,7 +307,7 @@ class Run {
     static constexpr ptrdiff_t origin[1] = {0};
     Tile tile = {};
     tile.outer = origin;
-    tile.outers = tile.kernel_rows = tile.flat_rows = tile.runs = 1;
+    tile.outers = tile.kernel_rows = tile.flat_rows = tile.runs = tile.places = 1;
     tile.inner = inner.data();
     tile.inners = ptrdiff_t(inner.size());
     return tile;
