@@ -143,6 +143,19 @@ def test_lines_of_taps(dtype: str, width: int, taps: tuple[int, int]) -> None:
     assert_right(padded, padded.run(workers=2))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "uint8"])
+@pytest.mark.parametrize("size", [(12, 12), (14, 33), (27, 28), (35, 40)])
+@pytest.mark.parametrize("taps", [4, 5, 7, 11])
+def test_small_images_are_convolved_together(dtype: str, size: tuple[int, int], taps: int) -> None:
+    """Tiles of one height, and of two, of images that lie apart, one after the other."""
+    rng = np.random.default_rng(taps)
+    apart = values(rng, (2 * 37, *size), dtype)
+    case = image_case(apart[::2], values(rng, (taps, taps), accumulator(dtype)))
+    assert_right(case, case.run(case.x))
+    one_by_one = [image_case(image[None], case.w[0, 0, 0]).run() for image in apart[::2]]
+    assert_array_equal(bits(case.run(workers=2)), bits(np.concatenate(one_by_one)))
+
+
 def test_no_scratch_is_needed_in_place() -> None:
     rng = np.random.default_rng(4)
     x, w = rng.standard_normal((3, 40, 50)), rng.standard_normal((5, 5))
