@@ -58,7 +58,7 @@ _AVX512: _Table = {
     # the rest from two calibrations.
     "calls": 9e4,
     "fft.calls": 9e4,
-    "fft.copies": 7.4e9,
+    "fft.copies": 5e9,
     "native.calls": 1.1e5,
     "native.bytes": 3e10,
     "native.runs": 1e8,
@@ -69,7 +69,7 @@ _AVX512: _Table = {
     "passes.border": 2.5e9,
     "passes.calls": 3.8e4,
     "passes.efficiency": 1.0,
-    "native": (8.5e10, 3.8e10, 2e10, 1e10, 6e8, 1.2e8),
+    "native": (1e11, 4.5e10, 2.3e10, 1.15e10, 6e8, 1.2e8),
     "passes": (1.2e11, 4.8e10, 3.2e10, 1.2e10, 6e8, 1.2e8),
     "direct": (3.9e9, 2.2e9, 1.8e9, 9e8, 1.5e8, 3.8e7),
     "fft": (1.4e10, 8.5e9, 7e9, 4.2e9, 7e7, 2e7),

@@ -95,7 +95,7 @@ struct Tile {
   bool add;                // of these: to what is in y already
   ptrdiff_t runs;          // of outputs, at least one
   ptrdiff_t x_run, y_run;  // from one to the next
-  ptrdiff_t places;        // where there are such runs of `rows`, at least one
+  ptrdiff_t places;        // where there are such runs, at least one
   ptrdiff_t x_place, y_place;
   bool far;     // inputs of `rows` are in no near cache: they are asked for early
   bool narrow;  // tiles of `rows` have three vectors at most
