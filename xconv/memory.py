@@ -29,7 +29,7 @@ _MOST = 1 << 30
 """Bytes that are kept at most."""
 
 _kept: deque[mmap.mmap] = deque()
-"""The oldest first.  Its methods are safe while other threads, or a destructor, call them."""
+"""About the oldest first.  Its methods are safe while other threads, or a destructor, call them."""
 
 
 def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray[Any, Any]:

@@ -166,30 +166,31 @@ class KeptFFT(FFT):
         tiles = choose(problem, limits)
         axes = problem.x_axes[: -problem.spatial - 1] + problem.x_axes[-problem.spatial :]
         order = sorted(range(len(axes)), key=lambda a: (axes[a].of, -axes[a].step))
-        shape = self._shape(problem, tiles, limits, order)
-        nbytes = self._bytes(problem, tiles, shape)
-        copied = _copied(problem, tiles, shape, order, limits.each - nbytes)
+        shape, copied, nbytes = self._cut(problem, tiles, limits, order)
         count = block_count((*problem.batch, problem.groups, *problem.output), copied or shape)
         threads = min(limits.workers, max(count, 1))
         amounts = work.amounts
         if copied:
-            more = _copied_bytes(problem, tiles, copied)
-            entries = tiles.count * problem.entries / math.prod(copied[: -problem.spatial])
-            amounts += (("fft.copies", entries * more),)
-            nbytes += more
+            copies = tiles.count * problem.entries / math.prod(copied[: -problem.spatial])
+            amounts += (("fft.copies", copies * _copied_bytes(problem, tiles, copied)),)
         serial = (("threads", 1.0),) if threads > 1 else ()
         return replace(work, amounts=amounts, serial=serial, scratch=nbytes * threads)
+
+    def _cut(
+        self, problem: Problem, tiles: Tiles, limits: Limits, order: Sequence[int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...] | None, int]:
+        """The block that is transformed at a time, that which is copied if any, and their bytes."""
+        shape = self._shape(problem, tiles, limits, order)
+        nbytes = self._bytes(problem, tiles, shape)
+        copied = _copied(problem, tiles, shape, order, limits.each - nbytes)
+        return shape, copied, nbytes + (_copied_bytes(problem, tiles, copied) if copied else 0)
 
     def run(
         self, backend: Backend, problem: Problem, state: State, x: Any, y: Any, limits: Limits
     ) -> Any:
         lead, tiles = (*problem.batch, problem.groups), state.tiles
         order = backend.cut_order(x, problem)
-        shape = self._shape(problem, tiles, limits, order)
-        nbytes = self._bytes(problem, tiles, shape)
-        copied = _copied(problem, tiles, shape, order, limits.each - nbytes)
-        if copied:
-            nbytes += _copied_bytes(problem, tiles, copied)
+        shape, copied, nbytes = self._cut(problem, tiles, limits, order)
         threads = local()
 
         def one(block: Block) -> Iterator[tuple[tuple[slice, ...], Any]]:

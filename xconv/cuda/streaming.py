@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..layout import in_order_of
-from ..methods.base import Block, Limits, Method, Run, blocks, cut, find_runs, floors, spans
+from ..methods.base import (
+    Block,
+    Limits,
+    Method,
+    Run,
+    block_count,
+    blocks,
+    cut,
+    find_runs,
+    floors,
+    spans,
+)
 from ..problem import Axis, Problem, Work, itemsize
 from .device import Device
 
@@ -54,7 +65,7 @@ class Streamed(Method):
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         lead, box = _shape(problem, limits, range(len(problem.batch) + 1 + problem.spatial))
         whole = (*problem.batch, problem.groups, *problem.output)
-        count = math.prod(-(-n // s) for n, s in zip(whole, (*lead, *box), strict=True))
+        count = block_count(whole, (*lead, *box))
         if count == 0:
             return Work(())
         block = Block(*(tuple(slice(0, n) for n in sizes) for sizes in (lead, box)))

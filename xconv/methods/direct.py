@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ..problem import Problem, Work, itemsize
-from .base import Block, Limits, Method, blocks, cut, floors, gather, gathered_bytes
+from .base import Block, Limits, Method, block_count, blocks, cut, floors, gather, gathered_bytes
 
 if TYPE_CHECKING:
     from ..backends.base import Backend
@@ -46,7 +46,7 @@ class Direct(Method):
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
         sizes = (*problem.batch, problem.groups, *problem.output)
         shape = self._shape(problem, limits, range(len(sizes)))
-        count = math.prod(-(-n // s) for n, s in zip(sizes, shape, strict=True))
+        count = block_count(sizes, shape)
         products = float(math.prod(sizes) * problem.outputs * problem.taps)
         return Work(
             amounts=(

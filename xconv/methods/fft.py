@@ -289,7 +289,7 @@ def choose(problem: Problem, limits: Limits) -> Tiles:
                 transform, problem.extent, problem.stride, problem.output, strict=True
             )
         )
-        count = math.prod(-(-p // b) for p, b in zip(problem.output, box, strict=True))
+        count = block_count(problem.output, box)
         tiles = Tiles(transform, box, count)
         points = math.prod(transform)
         needed = points * item * (3 * problem.inputs + 4)

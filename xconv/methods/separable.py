@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..problem import Problem, Work, itemsize
-from .base import Block, Limits, Method, blocks, cut, floors, gather, gathered_bytes
+from .base import Block, Limits, Method, block_count, blocks, cut, floors, gather, gathered_bytes
 from .fft import direct_entries, magnitude, safe_entries
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Separable(Method):
         rank = facts.rank if facts else 1
         shape = self._shape(problem, limits, None)
         lead = (*problem.batch, problem.groups)
-        count = math.prod(-(-n // s) for n, s in zip((*lead, *problem.output), shape, strict=True))
+        count = block_count((*lead, *problem.output), shape)
         box = shape[len(lead) :]
         sizes = [
             (b - 1) * s + e for b, s, e in zip(box, problem.stride, problem.extent, strict=True)

@@ -9,7 +9,7 @@ namespace xconv {
 namespace {
 
 // In bytes.
-constexpr ptrdiff_t near_weights = 24 * 1024;     // most of a small first-level cache
+constexpr ptrdiff_t nearest_bytes = 24 * 1024;    // most of a small first-level cache
 constexpr double near_inputs = 1024 * 1024;       // a second-level cache
 constexpr double outer_inputs = 8 * 1024 * 1024;  // a third-level cache, or a share of it
 
@@ -254,7 +254,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
     } else if (down) {
       // Images that come from memory are as fast one by one.
       const bool together = op_ == Op::rows && rows_ >= place_rows && !outside_;
-      const ptrdiff_t fit = together ? near_weights / (block.length[row_] * lanes * real) : 1;
+      const ptrdiff_t fit = together ? nearest_bytes / (block.length[row_] * lanes * real) : 1;
       const ptrdiff_t near = std::max(fit, ptrdiff_t(1));
       everywhere([&](const char* x_at, char* y_at) {
         for (ptrdiff_t left = places; left > 0; left -= tile.places) {
@@ -281,7 +281,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
   // Some taps for all positions, so that their weights stay in the nearest cache; then the next.
   const auto inners = ptrdiff_t(x.inner.size());
   const ptrdiff_t panel = d_.isa.vector_bytes * d_.isa.vectors[d_.arithmetic][int(op_)];
-  const ptrdiff_t parts = ceil_div(inners * panel, near_weights);
+  const ptrdiff_t parts = ceil_div(inners * panel, nearest_bytes);
   tile.outers = 1;
   for (ptrdiff_t o = 0; o < ptrdiff_t(x.outer.size()); ++o) {
     tile.outer = &x.outer[size_t(o)];
