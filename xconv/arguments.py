@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Iterable
@@ -111,21 +112,29 @@ def fill(cval: Any) -> int | str | tuple[str, str]:
 def dtype_name(dtype: Any, subject: str) -> str:
     """Name of a NumPy or array-API dtype that can be convolved, such as "float32"."""
     try:
-        native = np.dtype(dtype)
+        native = dtype if isinstance(dtype, np.dtype) else _named(dtype)
     except TypeError:
-        name = str(dtype).rsplit(".", 1)[-1]
-        try:
-            native = np.dtype(_bfloat16() if name == "bfloat16" else name)
-        except TypeError:
-            raise ArgumentTypeError(
-                f"{subject} {dtype!r} is not a dtype; use bool, an integer, float or complex dtype"
-            ) from None
+        raise ArgumentTypeError(
+            f"{subject} {dtype!r} is not a dtype; use bool, an integer, float or complex dtype"
+        ) from None
     if native.kind not in "biufc" and native.name != "bfloat16":
         raise ArgumentTypeError(
             f"{subject} {native} cannot be convolved; convert to bool, an integer, float or "
             "complex dtype first, e.g. with x.astype(float)"
         )
     return str(native.newbyteorder("=").name)
+
+
+@functools.lru_cache(64)
+def _named(dtype: Any) -> np.dtype[Any]:
+    """NumPy's dtype of what another library calls by the same name."""
+    found: np.dtype[Any]
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        name = str(dtype).rsplit(".", 1)[-1]
+        found = np.dtype(_bfloat16() if name == "bfloat16" else name)
+    return found
 
 
 def _bfloat16() -> Any:

@@ -131,12 +131,18 @@ class Plan:
         """The result of a method that has been chosen and prepared."""
         if out is not None:
             self._check_out(out, x)
-        lent = self.backend.lent(x, out)
+        y = self.backend.new(self.problem.y_shape, self.problem.dtype, x) if out is None else out
+        lent = self.backend.lent(x, y)
         if lent is None:
             return self._executed(x, chosen, state, out)
         with lent as (source, target):
-            y = self._executed(source, chosen, state, target)
-            return self.backend.given_back(y, x) if out is None else out
+            if y is None:
+                return self.backend.given_back(self._executed(source, chosen, state, None), x)
+            if out is None:
+                self._run(self.problem, source, target, chosen.method, state, self.limits)
+            else:
+                self._executed(source, chosen, state, target)
+            return y
 
     def _executed(self, x: Any, chosen: planner.Row, state: Any, out: Any) -> Any:
         if out is None:

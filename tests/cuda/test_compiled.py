@@ -87,10 +87,13 @@ TABLE = (
     Row("layer", "float32", "NHWC 64", 3, registers=128, share=0.90, loop=0.76),
     Row("layer", "float32", "NCHW 32", 3, registers=128, share=0.85, loop=0.66),
     Row("layer", "float32", "NHWC 16", 3, registers=128, share=0.80),
+    Row("layer", "float32", "NCHW 512", 3, registers=128, share=0.80, loop=0.66),
+    Row("layer", "float32", "NHWC 512", 3, registers=128, share=0.80, loop=0.66),
     Row("layer", "float32", "NDHWC 64", 3, registers=128, share=0.90),
     Row("layer", "float32", "NCHW first", 7, registers=128, share=0.90, loop=0.50),
-    Row("layer", "float64", "NCHW 64", 3, registers=168, share=0.75, loop=0.58),
-    Row("layer", "float64", "NHWC 64", 3, registers=168, share=0.70, loop=0.56),
+    Row("layer", "float64", "NCHW 64", 3, registers=255, share=0.75, loop=0.58),
+    Row("layer", "float64", "NHWC 64", 3, registers=255, share=0.70, loop=0.56),
+    Row("layer", "float64", "NCHW 32", 3, registers=168, share=0.75, loop=0.55),
     Row("layer", "float16", "NHWC 64", 3, registers=128, share=0.85, loop=0.74),
     Row("layer", "bfloat16", "NCHW 64", 3, registers=128, share=0.85, loop=0.74),
     *(
@@ -110,7 +113,7 @@ ADDS = ("FFMA", "DFMA")
 
 
 def layer_source(row: Row) -> str:
-    """For 64 images of 56 x 56 and as many channels as outputs; of the first layer, 3 channels."""
+    """For 64 images of 56 x 56, or 7 x 7 if there are 512 outputs; as many channels, or 3."""
     layout, _, given = row.layout.partition(" ")
     outputs = 64 if given == "first" else int(given)
     channels = 3 if given == "first" else outputs
@@ -120,7 +123,7 @@ def layer_source(row: Row) -> str:
     kernel_layout = "OI" + spatial if first else spatial + "IO"
     x, k = (
         api.Spec(tuple(sizes.get(letter, size) for letter in letters), row.dtype)
-        for letters, size in ((layout, 56), (kernel_layout, row.taps))
+        for letters, size in ((layout, 7 if outputs == 512 else 56), (kernel_layout, row.taps))
     )
     plan = api.plan_on(
         CUDABackend(EmulatedDevice()), "correlate", x, k,

@@ -6,6 +6,7 @@ stood in for by the little of them that xconv asks for.
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import xconv
 from xconv import api, reference, registry
 from xconv.backends.cuda import CUDABackend
 from xconv.cuda import foreign
@@ -86,6 +88,11 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
     """A CuPy whose arrays are those of the emulated device."""
     streams = Streams()
 
+    def unowned(address: int, size: int, owner: Any, device: int) -> Any:
+        memory = (ctypes.c_char * size).from_address(address)
+        memory.owner = owner
+        return memory
+
     def asarray(x: Any) -> Any:
         return np.asarray(SimpleNamespace(__array_interface__=x.__cuda_array_interface__)).view(
             DeviceArray
@@ -97,7 +104,11 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
         from_dlpack=lambda x: np.from_dlpack(x).view(DeviceArray),
         asarray=asarray,
         cuda=SimpleNamespace(
-            Stream=SimpleNamespace(from_external=streams.current), ExternalStream=streams.current
+            Stream=SimpleNamespace(from_external=streams.current),
+            ExternalStream=streams.current,
+            get_current_stream=lambda: SimpleNamespace(ptr=5),
+            UnownedMemory=unowned,
+            MemoryPointer=lambda memory, offset: memory,
         ),
     )
     monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -122,6 +133,37 @@ def convolve(x: Any, k: Any, out: Any = None) -> Any:
     return api.plan_on(Backend(EmulatedDevice()), "convolve", x, k, method="direct")(x, out=out)
 
 
+@pytest.mark.parametrize(("address", "entered"), [(5, 0), (77, 1)])
+def test_a_stream_that_is_current_is_not_entered(
+    monkeypatch: pytest.MonkeyPatch, torch: Any, streams: Streams, address: int, entered: int
+) -> None:
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda n: address, raising=False)
+    assert not wrong(convolve(torch.tensor(X), K))
+    assert len(streams.entered) == entered
+
+
+def test_a_result_of_torch_is_made_by_torch(monkeypatch: pytest.MonkeyPatch, torch: Any) -> None:
+    """By its allocator, which says in its own way that there is no more memory."""
+    made = []
+    empty = torch.empty
+
+    def counted(*given: Any, **options: Any) -> Any:
+        made.append(empty(*given, **options))
+        return made[-1]
+
+    monkeypatch.setattr(torch, "empty", counted)
+    x = torch.tensor(X)
+    y = convolve(x, K)
+    assert [y is one for one in made] == [True]
+
+    def full(*given: Any, **options: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("3 GiB are reserved by PyTorch")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(xconv.MemoryLimitError, match=r"takes 5,984 bytes.*reserved by PyTorch"):
+        convolve(x, K)
+
+
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_torch_in_torch_out(torch: Any, streams: Streams, where: str) -> None:
     x = torch.tensor(X, requires_grad=True)
@@ -136,7 +178,7 @@ def test_torch_in_torch_out(torch: Any, streams: Streams, where: str) -> None:
 def test_calls_with_tensors_are_found_by_their_device(
     monkeypatch: pytest.MonkeyPatch, torch: Any
 ) -> None:
-    """Each tensor is borrowed once, its backend asked for once; those on the host are others'."""
+    """Tensor and result are borrowed once, the backend asked for once; host tensors are others'."""
     backend, asked, lent = Backend(EmulatedDevice()), [], []
     find, borrowed = registry.find, foreign.borrowed
 
@@ -154,8 +196,10 @@ def test_calls_with_tensors_are_found_by_their_device(
     monkeypatch.setattr(api, "_recent", {})
     for sign in (1, -1, 1):
         lent.clear()
-        assert not wrong(api.convolve(torch.tensor(sign * X), K), sign * X)
-        assert len(lent) == 1
+        x = torch.tensor(sign * X)
+        y = api.convolve(x, K)
+        assert not wrong(y, sign * X)
+        assert [id(array) for array in lent] == [id(x), id(y)]
     assert len(asked) == 2  # with the second one the plan is known
     meta = torch.empty(X.shape, device="meta")
     with pytest.raises(Exception, match="meta"):  # another device: another plan, or none

@@ -120,6 +120,10 @@ class Backend:
         """
         return None
 
+    def new(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        """An array for a result in the library of `like`, if that is lent and makes its own."""
+        return None
+
     def session(self, x: Any, y: Any) -> AbstractContextManager[tuple[Any, Any]]:
         """Both as arrays that every step takes, on the device and stream of `x` meanwhile."""
         return nullcontext((x, y))

@@ -198,12 +198,15 @@ class CUDABackend(Backend):
             with self.there(like):
                 return self.device.empty(shape, np.dtype(dtype))
         except MemoryError as error:
-            wanted = int(np.prod(shape, dtype=object)) * itemsize(dtype)
-            raise MemoryLimitError(
-                f"the result of shape {shape} and dtype {dtype} takes {wanted:,} bytes, which the "
-                f"device does not have free ({error}); use a larger stride, or convolve a part "
-                "of the batch at a time"
-            ) from error
+            raise _no_room(shape, dtype, error) from error
+
+    def new(self, shape: tuple[int, ...], dtype: str, like: Any) -> Any:
+        if self.device.owns(like):
+            return None
+        try:
+            return foreign.empty(shape, dtype, like)
+        except MemoryError as error:
+            raise _no_room(shape, dtype, error) from error
 
     def full(self, shape: tuple[int, ...], value: complex | None, dtype: str, like: Any) -> Any:
         if value is None:
@@ -216,8 +219,9 @@ class CUDABackend(Backend):
         return xp.take(x, xp.asarray(index), axis=axis)
 
     def check_out(self, out: Any, problem: Problem, x: Any) -> str | None:
-        if self.device.owns(out) and self.device.owns(x) and out.device == x.device:
-            return None
+        for are_ours in (self.device.owns, foreign.is_torch):
+            if are_ours(out) and are_ours(x) and out.device == x.device:
+                return None
         return super().check_out(out, problem, x)
 
     def overlaps(self, out: Any, x: Any) -> bool:
@@ -269,3 +273,12 @@ class _Session:
                 f"the device ran out of memory for scratch: {error}; give max_memory= less, use "
                 'method="direct", which needs none, or convolve a part of the batch at a time'
             ) from error
+
+
+def _no_room(shape: tuple[int, ...], dtype: str, error: MemoryError) -> MemoryLimitError:
+    wanted = math.prod(shape) * itemsize(dtype)
+    return MemoryLimitError(
+        f"the result of shape {shape} and dtype {dtype} takes {wanted:,} bytes, which the device "
+        f"does not have free ({error}); use a larger stride, or convolve a part of the batch at a "
+        "time"
+    )

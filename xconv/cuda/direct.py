@@ -21,6 +21,7 @@ from .weights import Weights
 
 __all__ = [
     "WORTH_COMPILING",
+    "Again",
     "AnyDirect",
     "TiledDirect",
     "cval_of",
@@ -38,6 +39,8 @@ WORTH_COMPILING = 1 << 22
 of a second for it, once, since the disk keeps it."""
 _CALLS = 64
 """What smaller calls must do together, in the same unit."""
+_SECTOR = 32
+"""Bytes that are moved at once to memory."""
 
 
 def steps(strides: Sequence[int], dtype: str, axes: Sequence[Axis]) -> tuple[int, ...]:
@@ -111,24 +114,34 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
     if launch is None:
         return False
     launch.correlate(device.pointer(x), device.pointer(y), given)
-    if tiled.settled and isinstance(given, bytes):
-        launch = launch.holding(given)
-        weights.again = _Again(launch, problem, x.strides, y.strides, number)
+    by_value = isinstance(given, bytes)
+    weights.again = Again(
+        launch.holding(given) if isinstance(given, bytes) else launch,
+        *(problem, x.strides, y.strides, number),
+        address=None if by_value else lambda device, weights: weights.given(device),
+        still=None if tiled.settled else lambda: tiled() is launch,
+    )
     return True
 
 
 @dataclass(frozen=True, slots=True)
-class _Again:
+class Again:
     """The launch of a call, to be repeated for arrays that lie alike in the same device."""
 
     launch: Launch
-    """With the weights."""
+    """With the weights, where they are passed by value."""
     problem: Problem
     x_strides: tuple[int, ...]
     y_strides: tuple[int, ...]
     number: int
+    address: Callable[[Device, Weights], Any] | None = None
+    """Else where they are on this device."""
+    alignment: int = 1
+    """Bytes on which `x` must begin, if they are more than its element's."""
+    still: Callable[[], bool] | None = None
+    """Whether it is still the launch of such calls; None where it always will be."""
 
-    def __call__(self, device: Device, problem: Problem, x: Any, y: Any) -> bool:
+    def __call__(self, device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> bool:
         """Launch it; False where these arrays are others, or a part of a larger problem's."""
         if not (
             problem is self.problem
@@ -140,9 +153,10 @@ class _Again:
         ):
             return False
         at_x = device.pointer(x)
-        if at_x % x.dtype.itemsize:
+        if at_x % max(x.dtype.itemsize, self.alignment) or (self.still and not self.still()):
             return False
-        self.launch(at_x, device.pointer(y), 0)
+        at_weights = self.address(device, weights) if self.address else 0
+        self.launch(at_x, device.pointer(y), at_weights)
         return True
 
 
@@ -218,13 +232,11 @@ class AnyDirect(Method):
         return problem.taps + 2.0
 
     def work(self, problem: Problem, limits: Limits, facts: Any = None) -> Work:
-        outputs = math.prod(problem.y_shape)
-        moved = math.prod(problem.x_shape) * itemsize(problem.x_dtype)
-        moved += outputs * itemsize(problem.dtype)
+        read = math.prod(problem.x_shape) * itemsize(problem.x_dtype)
         return Work(
             amounts=(
                 (f"{self.rate}.{problem.accumulator}", self.products(problem)),
-                ("memory", float(moved)),
+                ("memory", float(read + self.written(problem))),
                 ("calls", 1.0),
             ),
             kept=self.weights(problem) * sum_dtype(problem.dtype).itemsize,
@@ -235,6 +247,10 @@ class AnyDirect(Method):
         """How many numbers a plan keeps."""
         return math.prod(problem.k_shape)
 
+    def written(self, problem: Problem) -> int:
+        """Bytes of the result, and those that are moved with them."""
+        return math.prod(problem.y_shape) * itemsize(problem.dtype)
+
     def products(self, problem: Problem) -> float:
         """Multiply-adds, or what else the rate counts."""
         return float(math.prod(problem.y_shape) * problem.taps)
@@ -243,11 +259,13 @@ class AnyDirect(Method):
         self,
         backend: Any,
         problem: Problem,
-        state: Any,
+        state: Weights,
         x: Any,
         y: Any,
         limits: Limits,
     ) -> Any:
+        if state.again and state.again(backend.device, problem, state, x, y):
+            return y
         with backend.session(x, y) as (source, target):
             if 0 not in problem.y_shape:
                 self.launch(backend.device, problem, state, source, target)
@@ -274,12 +292,12 @@ class TiledDirect(AnyDirect):
         near = where.x_channel < min(axis.x for axis in where.spatial)
         return (14.0 if near else 6.0) * found
 
-    def run(
-        self, backend: Any, problem: Problem, state: Weights, x: Any, y: Any, limits: Limits
-    ) -> Any:
-        if state.again and state.again(backend.device, problem, x, y):
-            return y
-        return super().run(backend, problem, state, x, y, limits)
+    def written(self, problem: Problem) -> int:
+        found = super().written(problem)
+        if nominal_steps(problem.y_shape, problem.y_axes)[len(problem.batch) + 1] != 1:
+            return found
+        # Outputs of one position lie together, and each is written by a tile of its own.
+        return found * max(min(problem.outputs, _SECTOR // itemsize(problem.dtype)), 1)
 
     def launch(self, device: Device, problem: Problem, weights: Weights, x: Any, y: Any) -> None:
         if not run_tiled(device, problem, weights, x, y):

@@ -44,7 +44,7 @@ class Weights:
         if self._ready is None and weights.size * self._total.itemsize <= BY_VALUE_BYTES:
             self._values = weights.astype(self._total, copy=False).tobytes()
             self.by_value = weights.size
-        self.again: Callable[[Device, Problem, Any, Any], bool] | None = None
+        self.again: Callable[[Device, Problem, Weights, Any, Any], bool] | None = None
         """Repeats the last call, if it can, for other arrays."""
         self._most = most
         self._kept: dict[tuple[int, str], tuple[Any, Any]] = {}
