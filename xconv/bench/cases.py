@@ -301,8 +301,8 @@ def _busy() -> list[Case]:
 
 
 def _gpu() -> list[Case]:
-    """On the device, small ones first: the seed's cases, more sizes of kernels, other shapes, and
-    what a small call costs the host."""
+    """On the device, quick ones first: the seed's cases, other shapes, what a small call costs the
+    host, and more sizes of kernels."""
     cells = (*SEED, *((1000, 50, k) for k in (3, 5, 15)))
     found = [
         _batch(GPU, s, n, k, layout, dtype=dtype, forced=True, plan=True,
@@ -311,12 +311,6 @@ def _gpu() -> list[Case]:
         for dtype in ("float32", "float64")
         for layout in ("HWN", "NHW")
     ]  # fmt: skip
-    found += [
-        _batch(
-            GPU, 1024, 64, k, "NHW", mode="same", series="kernel, float32, GPU", at=k, forced=True
-        )
-        for k in (3, 5, 7, 11, 15, 31, 63, 127)
-    ]
     found.append(
         _batch(GPU, 1000, 50, 5, "NHW", dtype="uint8", k_dtype="float32", mode="same",
                boundary="mirror")
@@ -329,6 +323,12 @@ def _gpu() -> list[Case]:
     found += [_layer(GPU, 64, 64, 56, 64, 3, 1, 1, *order) for order in _ORDERS]
     found.append(_layer(GPU, 64, 64, 56, 64, 3, 1, 64, *_ORDERS[0]))
     found.append(Case(GPU, (8, 8), (3, 3), "HW", "HW", plan=True, host=True, quick=True))
+    found += [
+        _batch(
+            GPU, 1024, 64, k, "NHW", mode="same", series="kernel, float32, GPU", at=k, forced=True
+        )
+        for k in (3, 5, 7, 11, 15, 31, 63, 127)
+    ]
     return found
 
 

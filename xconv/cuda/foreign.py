@@ -6,6 +6,7 @@ copied, and no library is imported that is not loaded already.
 
 from __future__ import annotations
 
+import functools
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -49,9 +50,14 @@ def borrowed(x: Any) -> Any:
     return cupy.asarray(x)
 
 
+@functools.lru_cache(64)
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    return np.dtype(dtype_name(dtype, "a tensor of dtype"))
+
+
 def _tensor(cupy: Any, x: Any) -> Any:
     """By its address: DLPack takes five times as long, and bfloat16 not with every CuPy."""
-    dtype = np.dtype(dtype_name(x.dtype, "a tensor of dtype"))
+    dtype = _numpy_dtype(x.dtype)
     shape, strides = tuple(x.shape), tuple(dtype.itemsize * step for step in x.stride())
     first, last = x.data_ptr(), sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if first == 0 and 0 not in shape:
