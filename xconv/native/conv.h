@@ -22,6 +22,9 @@
 //          share each load of an input, and all of them the weights:
 //          y[r*y_row + q] = sum over o, k of
 //              w[q*w_lane + (o*kernel_rows + k)*w_row] * x[outer[o] + (r + k)*x_row + q]
+//   roll   the same as `rows` with one entry of `outer`, by weights w[j*kernel_rows + k]: of R rows,
+//          which is kernel_rows, each begins where another ends, from the first of all runs to the
+//          last, so that each load of the input is shared by R outputs
 //   line   y[q] = sum over o, k of w[o*kernel_rows + k] * x[outer[o] + k + q]
 //          taps next to each other along the lanes share loads, where vectors can be shifted;
 //          R is 1
@@ -76,8 +79,8 @@ enum class Number : int {
 constexpr int numbers = 10;
 constexpr int arithmetics = 9;  // all but `half`, which has float32's kernels
 
-enum class Op : int { rows, bank, plain, layer, channels, slide, line };
-constexpr int ops = 7;
+enum class Op : int { rows, bank, plain, layer, channels, slide, line, roll };
+constexpr int ops = 8;
 constexpr int max_rows = 12;
 constexpr int place_rows = 5;  // from which it pays that `rows` goes on from place to place
 
@@ -117,6 +120,7 @@ struct Isa {
   int rows[arithmetics][ops];         // the largest R of the kernels; 0 where there are none
   int vectors[arithmetics][ops];      // V
   int narrow_rows[arithmetics][ops];  // as many as `rows` or more: those beyond have V / 2
+  int widths[arithmetics][ops][max_rows];  // V of each kernel; 0 where there is none
   Kernel kernel[arithmetics][ops][max_rows];
   Load load[types][numbers];  // null where the conversion would lose a part (complex to real)
   Store store[numbers];

@@ -90,12 +90,13 @@ const char* type_name(Type type) {
 
 std::vector<KernelEntry> kernel_table(const Isa& isa) {
   static const char* const op_names[ops] = {"rows",     "bank",  "plain", "layer",
-                                            "channels", "slide", "line"};
+                                            "channels", "slide", "line",  "roll"};
   std::vector<KernelEntry> table;
   for (int a = 0; a < arithmetics; ++a) {
     for (int op = 0; op < ops; ++op) {
-      for (int rows = 1; rows <= isa.narrow_rows[a][op]; ++rows) {
-        const int vectors = isa.vectors[a][op] / (rows > isa.rows[a][op] ? 2 : 1);
+      for (int rows = 1; rows <= max_rows; ++rows) {
+        const int vectors = isa.widths[a][op][rows - 1];
+        if (vectors == 0) continue;
         const char* dtype = number_name(Number(a));
         table.push_back({std::string(op_names[op]) + "_" + dtype + "_" + std::to_string(rows) +
                              "x" + std::to_string(vectors) + "_" + isa.name,

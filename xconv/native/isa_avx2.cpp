@@ -17,6 +17,8 @@ constexpr int slide_rows = 6, slide_vectors = 1;
 constexpr int line_vectors = 0;  // loads cost less than shifts
 constexpr int complex_rows = 2, complex_vectors = 3;
 constexpr int integer_rows = 4, integer_vectors = 2;
+constexpr int roll_rows = 3;  // more of them leave too few vectors
+constexpr int roll_vectors(int) { return 3; }
 }  // namespace shape
 
 // Clang 19 moves sums between registers in loops that have none to spare, unless each has to stay

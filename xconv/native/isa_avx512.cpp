@@ -16,6 +16,8 @@ constexpr int slide_rows = 6, slide_vectors = 2;
 constexpr int line_vectors = 8;
 constexpr int complex_rows = 3, complex_vectors = 4;
 constexpr int integer_rows = 4, integer_vectors = 2;
+constexpr int roll_rows = 11;
+constexpr int roll_vectors(int rows) { return rows < 5 ? 6 : 27 / rows; }
 }  // namespace shape
 
 INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {

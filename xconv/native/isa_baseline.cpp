@@ -20,6 +20,8 @@ constexpr int slide_rows = 6, slide_vectors = 2;
 constexpr int line_vectors = 0;  // loads cost less than shifts
 constexpr int complex_rows = 3, complex_vectors = 4;
 constexpr int integer_rows = 4, integer_vectors = 2;
+constexpr int roll_rows = 0;
+constexpr int roll_vectors(int) { return 0; }
 }  // namespace shape
 
 INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
@@ -39,6 +41,8 @@ constexpr int slide_rows = 6, slide_vectors = 1;
 constexpr int line_vectors = 0;  // loads cost less than shifts
 constexpr int complex_rows = 2, complex_vectors = 2;
 constexpr int integer_rows = 2, integer_vectors = 2;
+constexpr int roll_rows = 0;
+constexpr int roll_vectors(int) { return 0; }
 }  // namespace shape
 
 INLINE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) { return a * b + c; }

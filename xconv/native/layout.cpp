@@ -299,7 +299,10 @@ void Traversal::set_layout(size_t max_memory) {
   }
 }
 
-size_t Traversal::tables(const Direct& d) { return size_t(2 * 8 * (d.inputs + 1) * d.taps + 512); }
+size_t Traversal::tables(const Direct& d) {
+  const ptrdiff_t columns = d.inputs == 1 ? d.groups * d.outputs * d.taps * d.real_bytes : 0;
+  return size_t(2 * 8 * (d.inputs + 1) * d.taps + columns + 512);
+}
 
 size_t Traversal::least(const Direct& d, int) {
   Traversal t(d);

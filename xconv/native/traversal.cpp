@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "pool.h"
+#include "transpose.h"
 
 namespace xconv {
 
@@ -16,6 +17,10 @@ constexpr double outer_inputs = 8 * 1024 * 1024;  // a third-level cache, or a s
 // Tiles of few taps ask for all that they expect at their beginning.  Of what is in memory it is
 // better less: narrow ones are a tenth to a third faster (Zen 5), where a run has a few of them.
 constexpr ptrdiff_t few_taps = 36, long_run = 8;  // in vectors
+
+// Columns of `roll` go through all rows of an image, of which most come from where it is kept: a
+// second-level cache, or the next one.  The first of so many rounds shares fewer loads.
+constexpr ptrdiff_t rolled_bytes = 128 * 1024, least_rounds = 3;
 
 }  // namespace
 
@@ -40,6 +45,33 @@ Traversal::Traversal(const Direct& direct, Array x, Weights w, Array y, int work
   outside_ = inputs > outer_inputs;
   if (in_place_) fill_tables(user_, false);
   if (needs_scratch_) fill_tables(packed_, true);
+  set_columns();
+}
+
+// Weights as `roll` takes them, where it may run.
+void Traversal::set_columns() {
+  const bool outer = (in_place_ ? user_ : packed_).outer.size() > 1;
+  if (op_ != Op::rows || spacing_ != 1 || d_.inputs > 1 || outer) return;
+  const ptrdiff_t rows = loops_[row_].taps, columns = d_.taps / rows, item = d_.real_bytes;
+  if (rows > max_rows || roll_vectors(rows) == 0) return;
+  const ptrdiff_t kernel = d_.taps * item, kernels = d_.groups * d_.outputs;
+  columns_ = std::make_unique_for_overwrite<char[]>(size_t(kernels * kernel));
+  for (ptrdiff_t k = 0; k < kernels; ++k) {
+    transpose(item, w_ + k * kernel, columns * item, columns_.get() + k * kernel, rows * item, rows,
+              columns);
+  }
+}
+
+// How many of so many rows of outputs `roll` makes of a column at a time; 0: none at all.
+ptrdiff_t Traversal::rolled_rows(const View& view, ptrdiff_t length, ptrdiff_t lanes) const {
+  const bool far = outside_ && &view == &user_;
+  if (!columns_ || far || length * lanes * d_.real_bytes > rolled_bytes) return 0;
+  const ptrdiff_t rows = loops_[row_].taps, columns = d_.taps / rows;
+  const ptrdiff_t width = roll_vectors(rows) * d_.isa.vector_bytes + line_bytes;
+  const ptrdiff_t span = std::abs(view.inner[size_t(columns) - 1] - view.inner[0]) * d_.real_bytes;
+  const ptrdiff_t fit = nearest_bytes / std::min(width + span, width * columns);
+  const ptrdiff_t rounds = std::min(length, fit) / rows;
+  return rounds >= least_rounds ? rounds * rows : 0;
 }
 
 void Traversal::fill_tables(View& view, bool packed) const {
@@ -236,10 +268,23 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
       if (k < 0) return;
     }
   };
-  // Tiles of so many rows, in order: two sizes, the larger ones first.
-  auto tiles_of_rows = [&](auto&& visit) {
+  const ptrdiff_t at_once = down ? rolled_rows(x, block.length[row_], lanes) : 0;
+  // As many rows as `roll` makes, from the first on.
+  auto roll = [&](const char* x_at, char* y_at) {
+    if (at_once == 0) return ptrdiff_t(0);
+    const ptrdiff_t rows = tile.kernel_rows, all = block.length[row_] / rows * rows;
+    const char* columns = columns_.get() + (w - w_);
+    for (ptrdiff_t at = 0; at < all; at += at_once) {
+      tile.runs = std::min(at_once, all - at) / rows;
+      d_.isa.kernel[d_.arithmetic][int(Op::roll)][rows - 1](tile, x_at + at * x_row, columns,
+                                                            y_at + at * y_row, lanes);
+    }
+    return all;
+  };
+  // Tiles of so many rows, in order from the first on: two sizes, the larger ones first.
+  auto tiles_of_rows = [&](ptrdiff_t first, auto&& visit) {
     const ptrdiff_t n = block.length[row_];
-    for (ptrdiff_t residue = 0; residue < std::min(spacing_, n); ++residue) {
+    for (ptrdiff_t residue = first; residue < std::min(first + spacing_, n); ++residue) {
       const ptrdiff_t left = ceil_div(n - residue, spacing_), tiles = ceil_div(left, rows_);
       const ptrdiff_t rows = ceil_div(left, tiles), larger = left - tiles * (rows - 1);
       visit(int(rows), residue, larger);
@@ -253,13 +298,15 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
       everywhere([&](const char* x_at, char* y_at) { compute_rows(kernels, 0, x_at, y_at); });
     } else if (down) {
       // Images that come from memory are as fast one by one.
-      const bool together = op_ == Op::rows && rows_ >= place_rows && !outside_;
-      const ptrdiff_t fit = together ? nearest_bytes / (block.length[row_] * lanes * real) : 1;
+      const bool together =
+          at_once > 0 || (op_ == Op::rows && rows_ >= place_rows && !outside_);
+      const ptrdiff_t room = at_once > 0 ? 2 * rolled_bytes : nearest_bytes;
+      const ptrdiff_t fit = together ? room / (block.length[row_] * lanes * real) : 1;
       const ptrdiff_t near = std::max(fit, ptrdiff_t(1));
       everywhere([&](const char* x_at, char* y_at) {
         for (ptrdiff_t left = places; left > 0; left -= tile.places) {
           tile.places = std::min(left, near);
-          tiles_of_rows([&](int rows, ptrdiff_t at, ptrdiff_t tiles) {
+          tiles_of_rows(roll(x_at, y_at), [&](int rows, ptrdiff_t at, ptrdiff_t tiles) {
             tile.runs = tiles;
             tile.x_run = rows * tile.x_row;
             tile.y_run = rows * tile.y_row;
@@ -270,7 +317,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
         }
       });
     } else {
-      tiles_of_rows([&](int rows, ptrdiff_t at, ptrdiff_t tiles) {
+      tiles_of_rows(0, [&](int rows, ptrdiff_t at, ptrdiff_t tiles) {
         for (ptrdiff_t i = 0; i < tiles; ++i, at += rows * spacing_) {
           everywhere([&](const char* x_at, char* y_at) { compute_rows(rows, at, x_at, y_at); });
         }

@@ -46,7 +46,7 @@ class Traversal {
   bool run(bool (*interrupted)());
 
   static size_t least(const Direct& direct, int workers);
-  static size_t tables(const Direct& direct);  // bytes of the offset tables
+  static size_t tables(const Direct& direct);  // bytes of the offset tables, and of `columns_`
 
  private:
   struct Loop : Extent {
@@ -108,6 +108,11 @@ class Traversal {
   double work_of_block() const;
   void cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segment_least);
   void fill_tables(View& view, bool packed) const;
+  void set_columns();
+  int roll_vectors(ptrdiff_t rows) const {
+    return d_.isa.widths[d_.arithmetic][int(Op::roll)][rows - 1];
+  }
+  ptrdiff_t rolled_rows(const View& view, ptrdiff_t length, ptrdiff_t lanes) const;
 
   // One block.
   void task(int worker, ptrdiff_t index);
@@ -155,7 +160,7 @@ class Traversal {
 
   View user_, packed_, result_, tiled_;
   ptrdiff_t packed_elements_, scratch_bytes_ = 0;
-  std::unique_ptr<char[]> scratch_;
+  std::unique_ptr<char[]> scratch_, columns_;
 };
 
 }  // namespace xconv
