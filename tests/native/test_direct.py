@@ -156,6 +156,27 @@ def test_small_images_are_convolved_together(dtype: str, size: tuple[int, int], 
     assert_array_equal(bits(case.run(workers=2)), bits(np.concatenate(one_by_one)))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("images_last", [False, True])
+@pytest.mark.parametrize("rows", [3, 4, 5, 6, 7, 9, 11])
+def test_columns_of_any_width_have_the_bits_of_their_rows(
+    dtype: str, images_last: bool, rows: int
+) -> None:
+    """Tall images go down column by column; parts of two rows are too short for it."""
+    rng = np.random.default_rng(rows)
+    w = values(rng, (rows, 3), dtype)
+    for width in (18, 63, 131):
+        case = image_case(values(rng, (3, 6 * rows + 1, width), dtype), w)
+        if images_last:
+            case.x = np.ascontiguousarray(np.moveaxis(case.x, 0, -1)).transpose(4, 0, 1, 2, 3)
+        whole = case.run()
+        assert_right(case, whole)
+        assert_array_equal(bits(whole), bits(case.run(workers=2)))
+        for top in range(0, 5 * rows + 2, 2):
+            part = image_case(case.x[:, 0, 0, top : top + rows + 1], w)
+            assert_array_equal(bits(whole[..., top : top + 2, :]), bits(part.run()))
+
+
 def test_no_scratch_is_needed_in_place() -> None:
     rng = np.random.default_rng(4)
     x, w = rng.standard_normal((3, 40, 50)), rng.standard_normal((5, 5))

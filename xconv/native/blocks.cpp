@@ -11,6 +11,7 @@ namespace {
 constexpr double serial_work = 150e3;  // below, waking a thread costs about what it saves
 constexpr double move_work = 8;        // of a vector of outputs, beside its taps
 constexpr double most_work = 400e3, least_work = 4e3;  // of a block
+constexpr double least_rolled_work = 20e3;             // `roll` ends columns in vain once a block
 constexpr double most_layer_work = 16e6;               // its positions are few and long
 
 // In bytes.
@@ -102,8 +103,9 @@ void Traversal::set_blocks(size_t max_memory) {
   }
   const double most = op_ == Op::layer ? most_layer_work : most_work;
   const int shares = op_ == Op::layer ? 4 : 8;  // of a worker: each share reads a layer's weights
-  const double target =
-      workers_ == 1 ? most : std::clamp(total / (workers_ * shares), least_work, most);
+  const bool rolls = may_roll() && !(outside_ && in_place_);
+  const double least = rolls ? least_rolled_work : least_work;
+  const double target = workers_ == 1 ? most : std::clamp(total / (workers_ * shares), least, most);
 
   // A run of lanes: long, but its inputs for all rows of a tile should stay in cache.
   ptrdiff_t rows_read = size_of(d_.number);

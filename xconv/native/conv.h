@@ -22,9 +22,9 @@
 //          share each load of an input, and all of them the weights:
 //          y[r*y_row + q] = sum over o, k of
 //              w[q*w_lane + (o*kernel_rows + k)*w_row] * x[outer[o] + (r + k)*x_row + q]
-//   roll   the same as `rows` with one entry of `outer`, by weights w[j*kernel_rows + k]: of R rows,
-//          which is kernel_rows, each begins where another ends, from the first of all runs to the
-//          last, so that each load of the input is shared by R outputs
+//   roll   the same as `rows` with one entry of `outer` and R = kernel_rows, by weights
+//          w[j*kernel_rows + k]: from the first of all runs to the last each output begins where
+//          another ends, so that R share each load of the input
 //   line   y[q] = sum over o, k of w[o*kernel_rows + k] * x[outer[o] + k + q]
 //          taps next to each other along the lanes share loads, where vectors can be shifted;
 //          R is 1
@@ -117,9 +117,9 @@ using Store = void (*)(const void* from, void* to, ptrdiff_t stride, ptrdiff_t n
 struct Isa {
   const char* name;
   int vector_bytes;
-  int rows[arithmetics][ops];         // the largest R of the kernels; 0 where there are none
-  int vectors[arithmetics][ops];      // V
-  int narrow_rows[arithmetics][ops];  // as many as `rows` or more: those beyond have V / 2
+  int rows[arithmetics][ops];              // the largest R of the kernels; 0 where there are none
+  int vectors[arithmetics][ops];           // V
+  int narrow_rows[arithmetics][ops];       // as many as `rows` or more: those beyond have V / 2
   int widths[arithmetics][ops][max_rows];  // V of each kernel; 0 where there is none
   Kernel kernel[arithmetics][ops][max_rows];
   Load load[types][numbers];  // null where the conversion would lose a part (complex to real)

@@ -91,20 +91,24 @@ class Pool {
     if (workers > useful) workers = int(useful);
     if (!turn.owns_lock() || workers < 2 || !start_threads(workers - 1)) workers = 1;
     if (workers == 1) {
-      std::atomic<std::ptrdiff_t> next{0};
-      return work_and_watch(loop, next);
+      Share all[1] = {{0, loop.count}};
+      return work_and_watch(loop, all, 1);
     }
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      next_.store(0, std::memory_order_relaxed);
+      for (int i = 0; i < workers; ++i) {
+        shares_[i].next.store(loop.count * i / workers, std::memory_order_relaxed);
+        shares_[i].end = loop.count * (i + 1) / workers;
+      }
       loop_ = &loop;
+      workers_ = workers;
       vacancies_ = workers - 1;
       round_.fetch_add(1, std::memory_order_release);
     }
     const int here = sched_getcpu();
     for (const Thread& thread : threads_) thread.leave(here);
     for (int i = 1; i < workers; ++i) wake_.notify_one();
-    const bool completed = work_and_watch(loop, next_);
+    const bool completed = work_and_watch(loop, shares_, workers);
     std::unique_lock<std::mutex> lock(mutex_);
     vacancies_ = 0;  // whoever has not come by now need not
     if (busy_ > 0) {
@@ -118,19 +122,46 @@ class Pool {
   }
 
  private:
-  // Tasks left, in order.  The calling thread also looks for signals.
-  bool work_and_watch(const ParallelLoop& loop, std::atomic<std::ptrdiff_t>& next) {
+  // Tasks next to each other, which one thread begins with, and others go on with when they have
+  // done theirs: a loop that comes again finds what it reads and writes in the same caches.
+  struct alignas(64) Share {
+    std::atomic<std::ptrdiff_t> next{0};
+    std::ptrdiff_t end = 0;
+  };
+
+  // The tasks for one thread, one after the other.
+  class Tasks {
+   public:
+    Tasks(Share* shares, int count, int mine) : shares_(shares), count_(count), at_(mine) {}
+    // The next one; -1: none are left.
+    std::ptrdiff_t take() {
+      for (; done_ < count_; ++done_, at_ = at_ + 1 == count_ ? 0 : at_ + 1) {
+        const std::ptrdiff_t i = shares_[at_].next.fetch_add(1, std::memory_order_relaxed);
+        if (i < shares_[at_].end) return i;
+      }
+      return -1;
+    }
+
+   private:
+    Share* shares_;
+    int count_, at_, done_ = 0;
+  };
+
+  // The calling thread's part, which also looks for signals.
+  bool work_and_watch(const ParallelLoop& loop, Share* shares, int count) {
     auto looked = Clock::now();
+    Tasks tasks(shares, count, 0);
     for (;;) {
-      const std::ptrdiff_t i = next.fetch_add(1, std::memory_order_relaxed);
-      if (i >= loop.count) return true;
+      const std::ptrdiff_t i = tasks.take();
+      if (i < 0) return true;
       loop.task(loop.context, 0, i);
       if (!loop.interrupted) continue;
       const auto now = Clock::now();
       if (now - looked < signal_period) continue;
       looked = now;
       if (loop.interrupted()) {
-        next.store(loop.count, std::memory_order_relaxed);
+        for (int k = 0; k < count; ++k)
+          shares[k].next.store(shares[k].end, std::memory_order_relaxed);
         return false;
       }
     }
@@ -147,12 +178,13 @@ class Pool {
       seen = round_.load(std::memory_order_relaxed);
       const int worker = vacancies_--;
       const ParallelLoop& loop = *loop_;
+      Tasks tasks(shares_, workers_, worker);
       ++busy_;
       lock.unlock();
       self.cpu.store(sched_getcpu(), std::memory_order_relaxed);
       for (;;) {
-        const std::ptrdiff_t i = next_.fetch_add(1, std::memory_order_relaxed);
-        if (i >= loop.count) break;
+        const std::ptrdiff_t i = tasks.take();
+        if (i < 0) break;
         loop.task(loop.context, worker, i);
       }
       lock.lock();
@@ -178,10 +210,11 @@ class Pool {
   std::mutex mutex_;  // guards what follows, but for the atomics
   std::condition_variable wake_, done_;
   const ParallelLoop* loop_ = nullptr;
-  int vacancies_ = 0;         // threads that may still join
+  int workers_ = 0;           // of the loop,
+  int vacancies_ = 0;         // and threads that may still join
   std::atomic<int> busy_{0};  // threads that have joined and not finished
   std::atomic<unsigned> round_{0};
-  alignas(64) std::atomic<std::ptrdiff_t> next_{0};
+  Share shares_[most_threads];
 };
 
 // Never destroyed: its threads sleep until the process ends.

@@ -18,9 +18,9 @@ constexpr double outer_inputs = 8 * 1024 * 1024;  // a third-level cache, or a s
 // better less: narrow ones are a tenth to a third faster (Zen 5), where a run has a few of them.
 constexpr ptrdiff_t few_taps = 36, long_run = 8;  // in vectors
 
-// Columns of `roll` go through all rows of an image, of which most come from where it is kept: a
-// second-level cache, or the next one.  The first of so many rounds shares fewer loads.
-constexpr ptrdiff_t rolled_bytes = 128 * 1024, least_rounds = 3;
+// Inputs of a column of `roll` that stay near for the next one, and rounds: the first shares fewer
+// loads.
+constexpr ptrdiff_t rolled_bytes = 192 * 1024, least_rounds = 2;
 
 }  // namespace
 
@@ -37,23 +37,29 @@ Traversal::Traversal(const Direct& direct, Array x, Weights w, Array y, int work
       turned_row_(w.row),
       workers_(workers) {
   set_loops();
-  set_layout(max_memory);
-  set_blocks(max_memory);
   double inputs = double(size_of(d_.number));
   for (int a = 0; a < n_; ++a) inputs *= double(loops_[a].inputs);
   far_ = inputs > near_inputs;
   outside_ = inputs > outer_inputs;
+  set_layout(max_memory);
+  set_blocks(max_memory);
   if (in_place_) fill_tables(user_, false);
   if (needs_scratch_) fill_tables(packed_, true);
-  set_columns();
+  if (may_roll()) set_columns();
 }
 
-// Weights as `roll` takes them, where it may run.
+// Whether `roll` has a kernel for what `rows` does.
+bool Traversal::may_roll() const {
+  if (op_ != Op::rows || spacing_ != 1 || d_.inputs > 1) return false;
+  for (int a = 0; a < split_; ++a) {
+    if (loops_[a].taps > 1) return false;
+  }
+  return loops_[row_].taps <= max_rows && roll_vectors() > 0;
+}
+
+// The weights as it takes them.
 void Traversal::set_columns() {
-  const bool outer = (in_place_ ? user_ : packed_).outer.size() > 1;
-  if (op_ != Op::rows || spacing_ != 1 || d_.inputs > 1 || outer) return;
   const ptrdiff_t rows = loops_[row_].taps, columns = d_.taps / rows, item = d_.real_bytes;
-  if (rows > max_rows || roll_vectors(rows) == 0) return;
   const ptrdiff_t kernel = d_.taps * item, kernels = d_.groups * d_.outputs;
   columns_ = std::make_unique_for_overwrite<char[]>(size_t(kernels * kernel));
   for (ptrdiff_t k = 0; k < kernels; ++k) {
@@ -62,14 +68,13 @@ void Traversal::set_columns() {
   }
 }
 
-// How many of so many rows of outputs `roll` makes of a column at a time; 0: none at all.
-ptrdiff_t Traversal::rolled_rows(const View& view, ptrdiff_t length, ptrdiff_t lanes) const {
-  const bool far = outside_ && &view == &user_;
-  if (!columns_ || far || length * lanes * d_.real_bytes > rolled_bytes) return 0;
+// How many of so many rows of outputs it makes of a column at a time; 0: none at all.
+ptrdiff_t Traversal::rolled_rows(const View& view, ptrdiff_t length) const {
+  if (!columns_ || (outside_ && &view == &user_)) return 0;
   const ptrdiff_t rows = loops_[row_].taps, columns = d_.taps / rows;
-  const ptrdiff_t width = roll_vectors(rows) * d_.isa.vector_bytes + line_bytes;
+  const ptrdiff_t width = roll_vectors() * d_.isa.vector_bytes + line_bytes;
   const ptrdiff_t span = std::abs(view.inner[size_t(columns) - 1] - view.inner[0]) * d_.real_bytes;
-  const ptrdiff_t fit = nearest_bytes / std::min(width + span, width * columns);
+  const ptrdiff_t fit = rolled_bytes / std::min(width + span, width * columns);
   const ptrdiff_t rounds = std::min(length, fit) / rows;
   return rounds >= least_rounds ? rounds * rows : 0;
 }
@@ -268,7 +273,7 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
       if (k < 0) return;
     }
   };
-  const ptrdiff_t at_once = down ? rolled_rows(x, block.length[row_], lanes) : 0;
+  const ptrdiff_t at_once = down ? rolled_rows(x, block.length[row_]) : 0;
   // As many rows as `roll` makes, from the first on.
   auto roll = [&](const char* x_at, char* y_at) {
     if (at_once == 0) return ptrdiff_t(0);
@@ -298,9 +303,8 @@ void Traversal::compute(const Block& block, const View& x, const View& y, int ke
       everywhere([&](const char* x_at, char* y_at) { compute_rows(kernels, 0, x_at, y_at); });
     } else if (down) {
       // Images that come from memory are as fast one by one.
-      const bool together =
-          at_once > 0 || (op_ == Op::rows && rows_ >= place_rows && !outside_);
-      const ptrdiff_t room = at_once > 0 ? 2 * rolled_bytes : nearest_bytes;
+      const bool together = at_once > 0 || (op_ == Op::rows && rows_ >= place_rows && !outside_);
+      const ptrdiff_t room = at_once > 0 ? rolled_bytes : nearest_bytes;
       const ptrdiff_t fit = together ? room / (block.length[row_] * lanes * real) : 1;
       const ptrdiff_t near = std::max(fit, ptrdiff_t(1));
       everywhere([&](const char* x_at, char* y_at) {

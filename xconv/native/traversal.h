@@ -108,11 +108,12 @@ class Traversal {
   double work_of_block() const;
   void cut(Loop& loop, ptrdiff_t least_size, bool whole, ptrdiff_t segment_least);
   void fill_tables(View& view, bool packed) const;
-  void set_columns();
-  int roll_vectors(ptrdiff_t rows) const {
-    return d_.isa.widths[d_.arithmetic][int(Op::roll)][rows - 1];
+  bool may_roll() const;
+  int roll_vectors() const {
+    return d_.isa.widths[d_.arithmetic][int(Op::roll)][loops_[row_].taps - 1];
   }
-  ptrdiff_t rolled_rows(const View& view, ptrdiff_t length, ptrdiff_t lanes) const;
+  void set_columns();
+  ptrdiff_t rolled_rows(const View& view, ptrdiff_t length) const;
 
   // One block.
   void task(int worker, ptrdiff_t index);
