@@ -114,14 +114,19 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
     if launch is None:
         return False
     launch.correlate(device.pointer(x), device.pointer(y), given)
-    by_value = isinstance(given, bytes)
-    weights.again = Again(
-        launch.holding(given) if isinstance(given, bytes) else launch,
-        *(problem, x.strides, y.strides, number),
-        address=None if by_value else lambda device, weights: weights.given(device),
-        still=None if tiled.settled else lambda: tiled() is launch,
-    )
+    address: Callable[[Device, Weights], Any] | None = None
+    repeated = launch
+    if isinstance(given, bytes):
+        repeated = launch.holding(given)
+    else:
+        address = _address
+    still = None if tiled.settled else lambda: tiled() is launch
+    weights.again = Again(repeated, problem, x.strides, y.strides, number, address, still=still)
     return True
+
+
+def _address(device: Device, weights: Weights) -> Any:
+    return weights.given(device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ class Pool {
 std::atomic<Pool*> shared_pool{nullptr};
 
 // The child of a fork has none of the threads, and its copy of the locks may be held for ever: it
-// starts with a new pool.  The old one is given up, a few hundred bytes per fork.
+// starts with a new pool.  The old one is given up, some 16 KB per fork.
 void forget_pool() { shared_pool.store(nullptr, std::memory_order_relaxed); }
 
 Pool& pool() {
