@@ -114,19 +114,11 @@ def run_tiled(device: Device, problem: Problem, weights: Weights, x: Any, y: Any
     if launch is None:
         return False
     launch.correlate(device.pointer(x), device.pointer(y), given)
-    address: Callable[[Device, Weights], Any] | None = None
-    repeated = launch
-    if isinstance(given, bytes):
-        repeated = launch.holding(given)
-    else:
-        address = _address
+    repeated = launch.holding(given) if isinstance(given, bytes) else launch
+    address = None if isinstance(given, bytes) else Weights.given
     still = None if tiled.settled else lambda: tiled() is launch
     weights.again = Again(repeated, problem, x.strides, y.strides, number, address, still=still)
     return True
-
-
-def _address(device: Device, weights: Weights) -> Any:
-    return weights.given(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +131,7 @@ class Again:
     x_strides: tuple[int, ...]
     y_strides: tuple[int, ...]
     number: int
-    address: Callable[[Device, Weights], Any] | None = None
+    address: Callable[[Weights, Device], Any] | None = None
     """Else where they are on this device."""
     alignment: int = 1
     """Bytes on which `x` must begin, if they are more than its element's."""
@@ -160,7 +152,7 @@ class Again:
         at_x = device.pointer(x)
         if at_x % max(x.dtype.itemsize, self.alignment) or (self.still and not self.still()):
             return False
-        at_weights = self.address(device, weights) if self.address else 0
+        at_weights = self.address(weights, device) if self.address else 0
         self.launch(at_x, device.pointer(y), at_weights)
         return True
 

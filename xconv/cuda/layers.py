@@ -373,7 +373,7 @@ class LayerDirect(AnyDirect):
             return
         part, tile, launch = found
 
-        def address(device: Device, weights: Weights) -> int:
+        def address(weights: Weights, device: Device) -> int:
             arranged = weights.kept(
                 device,
                 f"panels of {tile.bn} by {tile.step}",
@@ -382,6 +382,6 @@ class LayerDirect(AnyDirect):
             )
             return device.pointer(arranged)
 
-        launch(at, device.pointer(y), address(device, weights))
+        launch(at, device.pointer(y), address(weights, device))
         where = problem, x.strides, y.strides, device.number()
         weights.again = Again(launch, *where, address, 16 if aligned else 1)

@@ -45,7 +45,7 @@ Traversal::Traversal(const Direct& direct, Array x, Weights w, Array y, int work
   set_blocks(max_memory);
   if (in_place_) fill_tables(user_, false);
   if (needs_scratch_) fill_tables(packed_, true);
-  if (may_roll()) set_columns();
+  if (may_roll() && (needs_scratch_ || !outside_)) set_columns();
 }
 
 // Whether `roll` has a kernel for what `rows` does.
